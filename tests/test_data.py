@@ -670,6 +670,10 @@ WRONG = {
     "x-complex": ({"x": X.astype(complex), "y": Y}, "x is complex128; it must hold real numbers"),
     "x-objects": ({"x": X.astype(object), "y": Y}, "cannot read .*x.npy holds Python objects; pad sequences"),
     "y-objects": ({"x": X, "y": Y.astype(object)}, r"y.npy holds Python objects; store texts as numpy.array\(y, dtype='U'\)"),
+    "labels-objects": (
+        {"x": X, "train_labels": Y.astype(object)},
+        r"train_labels.npy holds Python objects; store texts as numpy.array\(train_labels, dtype='U'\)",
+    ),
     "y-bytes": ({"x": X, "y": Y.astype("S1")}, r"it has bytes, of which astype\(str\) makes texts"),
     "lengths": ({"x": X, "y": Y[:-1]}, r"y has shape \[11\]; x has 12 samples, so it must be \[12\]"),
     "one-hot": ({"x": X, "y": np.eye(2)[Y]}, r"y has shape \[12, 2\]; .* so it must be \[12\]"),
@@ -756,6 +760,11 @@ def test_masked_arrays_are_refused_unless_nothing_is_masked():
     with fails(r"x is a masked array; fill what is masked, as with x.filled\(0\), or leave it out"):
         data.of_arrays(hidden, Y)
     assert torch.equal(data.of_arrays(np.ma.array(X), Y).train.x, data.of_arrays(X, Y).train.x)
+
+
+def test_classes_of_single_samples_may_be_texts():
+    pairs = [(torch.rand(4), ("cat", "dog")[number % 2]) for number in range(30)]
+    assert data.of_torch(pairs).classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,9 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         model.network.eval()
         mute = float((without_filters.answers(samples.train.few(SOME)) == NO_ANSWER).double().mean())
         if mute >= MUTE:
-            told = f"no output neuron fires for {100 * mute:.0f} % of the training samples, so predict gives these the most"
+            told = (
+                f"no output neuron fires for about {100 * mute:.0f} % of the training samples, so predict gives these the most"
+            )
             warnings.warn(f"{told} frequent class; raise epochs or learning_rate, or choose another network", stacklevel=3)
         self.classes_, self.class_prior_ = classes, prior  # only now: a fit that fails leaves the one before
         self.model_, self.config_, self.history_ = model, config, state.history

@@ -106,7 +106,7 @@ def check_truths(**named: object) -> None:
     """Raises UserError unless all are True or False."""
     for name, x in named.items():
         if not isinstance(x, bool):
-            raise UserError(f"{name} is {shown(x)}; it must be True or False")
+            raise UserError(f"{name} is {shown(repr(x))}; it must be True or False")
 
 
 def check_positive(name: str, x: float, least: float = 0) -> None:

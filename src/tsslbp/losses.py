@@ -69,7 +69,7 @@ class _TrainLoss(ABC):
         for name in [each for each in ("desired", "undesired") if getattr(self, each) is not None]:
             train = str(given) if isinstance(given := getattr(self, name), int | float) else given
             try:
-                wrong = not len(train) or {*(train if isinstance(train, str) else map(float, train))} - {"0", "1", 0.0, 1.0}
+                wrong = not len(train) or {*map(float, train)} - {0.0, 1.0}
             except (TypeError, ValueError):
                 wrong = True
             if wrong:

@@ -32,7 +32,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.utils._device import DeviceContext
 
-from tsslbp.errors import UserError, as_plain, check_number, check_tensor
+from tsslbp.errors import UserError, as_plain, check_number, check_tensor, check_truths
 
 Value = float | Any
 """A constant: a number or a tensor. ``Any`` lets type checkers use numbers as numbers."""
@@ -86,8 +86,7 @@ class LIF:
                     raise UserError(f"threshold is {value}; it must be positive and finite")
             if not isinstance(getattr(self, name), Tensor):
                 object.__setattr__(self, name, as_plain(getattr(self, name)))
-        if not isinstance(self.reset, bool):
-            raise UserError(f"reset is {self.reset!r}; it must be True or False")
+        check_truths(reset=self.reset)
 
     @property
     def membrane_decay(self) -> Value:

@@ -125,7 +125,8 @@ def _collected(samples: Iterable[Any], name: str) -> tuple[NDArray[Any], NDArray
     for number, pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise UserError(f"{name}: item {number} is {type(pair).__name__}; it must be a pair of a sample and its class")
-        x, y = sample_values.as_array(f"sample {number}", pair[0]), sample_values.as_array(f"class of sample {number}", pair[1])
+        label = np.array(pair[1]) if isinstance(pair[1], str) else pair[1]
+        x, y = sample_values.as_array(f"sample {number}", pair[0]), sample_values.as_array(f"class of sample {number}", label)
         xs.append(x if batched else x[None])
         ys.append(y if batched else y[None])
         if xs[-1].shape[1:] != xs[0].shape[1:]:

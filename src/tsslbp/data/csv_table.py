@@ -5,6 +5,7 @@ may name the columns. A column groups, beside a named one of classes, says which
 ``NAME_TRAIN.csv`` finds its ``NAME_TEST.csv``.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def _values(
     machine.need_memory(8 * len(body) * len(layout.features), str(path))
     x, faults, missing = np.empty((len(body), len(layout.features))), [], []
     labels, groups = list[str | None](), list[str]()
-    texts: dict[str, list[tuple[int, str]]] = {}
+    texts = defaultdict[str, dict[str, list[tuple[int, str]]]](lambda: defaultdict(list))
     for row, (line, cells) in zip(x, body, strict=True):
         if len(cells) != width:
             faults.append(f"{path}: line {line} has {len(cells)} columns, line {first} has {width}")
@@ -163,19 +164,15 @@ def _values(
             if cell.strip().lower() in MISSING:
                 missing.append(f"line {line}, column {columns[n]}")
             elif not is_number(cell):
-                texts.setdefault(columns[n], []).append((line, cell.strip()))
-    for kind, of_text in (("text", True), ("numbers beyond float32", False)):
-        if several := {column: found for column, found in texts.items() if is_text(found[0][1]) == of_text}:
-            column, found = next(iter(several.items()))
-            line, text = found[0]
-            has = (
-                f"columns {few([*several])} have {kind}"
-                if len(several) > 1
-                else f"column {column} has {kind} in {len(found)} rows"
-            )
-            told = f"{path}: {has}, {text[:30]!r} in line {line} first"
-            truths = all(cell.lower() in ("true", "false") for found in several.values() for _, cell in found)
-            faults.append(f"{told}; {'write 1 and 0' if truths else _instead([*several], layout, wanted)}")
+                kind = "text" if is_text(cell) else "numbers beyond float32"
+                texts[kind][columns[n]].append((line, cell.strip()))
+    for kind, of_columns in texts.items():
+        (column, found), *more = of_columns.items()
+        has = f"columns {few([*of_columns])} have {kind}" if more else f"column {column} has {kind} in {len(found)} rows"
+        line, text = found[0]
+        truths = all(cell.lower() in ("true", "false") for cells in of_columns.values() for _, cell in cells)
+        fix = "write 1 and 0" if truths else _instead([*of_columns], layout, wanted)
+        faults.append(f"{path}: {has}, {text[:30]!r} in line {line} first; {fix}")
     if missing:
         faults.append(f"{path}: {len(missing)} missing values, the first in {missing[0]}; fill them or remove their rows")
     if faults:

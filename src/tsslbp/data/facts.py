@@ -147,7 +147,8 @@ class Facts:
                 for n in odd[:NAMED].tolist()
             )
             told += f"; {len(odd) - NAMED} more {kind}s differ as much" if len(odd) > NAMED else ""
-        shape = [x.shape[axis] if axis not in (0, *axes) else 1 for axis in range(x.dim())]
+        shape = [1] * x.dim()
+        shape[1 + sequence] = features
         outside = (x < least.float().view(shape)) | (x > most.float().view(shape))
         for axis in reversed(axes):
             outside = outside.any(axis)

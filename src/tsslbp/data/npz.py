@@ -75,8 +75,9 @@ def _size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
         }[np.lib.format.read_magic(file)]
         shape, _, dtype = read_header(file)
         if dtype.hasobject:
-            texts, name = info.filename.startswith(("y", "groups", "classes")), info.filename.removesuffix(".npy")
-            fix = f"store texts as numpy.array({name}, dtype='U')" if texts else "pad sequences, and store their lengths"
+            key = info.filename.removesuffix(".npy")
+            texts = _name(key).startswith(("y", "groups", "classes"))
+            fix = f"store texts as numpy.array({key}, dtype='U')" if texts else "pad sequences, and store their lengths"
             raise ValueError(f"{info.filename} holds Python objects; {fix}")
         size = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or not dtype.itemsize or size != info.file_size - file.tell():

@@ -1,5 +1,6 @@
 """What numbers in a user's own samples are, and the normalisation of training samples."""
 
+import math
 from collections.abc import Mapping, Sequence, Set
 from numbers import Real
 from os import PathLike
@@ -55,7 +56,11 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
         raise UserError(f"{name} is of type {type(value).__name__}; give an array, a tensor or a list{file}")
     try:
         array = in_numpy(value) if isinstance(value, Tensor) else np.asarray(value)
-        if array.dtype.kind == "U" and isinstance(value, list | tuple) and any(one != one for one in value):
+        if (
+            array.dtype.kind == "U"
+            and isinstance(value, list | tuple)
+            and any(isinstance(one, float) and math.isnan(one) for one in value)
+        ):
             array = np.array(value, dtype=object)  # NumPy makes the text nan of what is missing
     except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, tensors without data
         raise UserError(f"{name} is no array: {one_line(error)}") from None

@@ -252,9 +252,8 @@ class _Reader:
         if getattr(link.node, "v_reset", None) is not None and layer.rows("v_reset").any():
             link.refuse("resets to another potential than 0; neurons here reset to 0")
         if not layer.integrates:
-            with np.errstate(over="ignore"):
-                held = layer.rows("v_threshold").astype(np.float32)
-            if not (held.min() > 0 and held.max() < np.inf):
+            given, held = layer.rows("v_threshold"), np.finfo(np.float32)
+            if given.min() < held.tiny or given.max() > held.max:
                 link.refuse("has a threshold that is not positive and finite in float32")
         self.layers.append(layer)
         self.specs.append(spec)

@@ -29,7 +29,7 @@ def varied(neuron: LIF, size: int, learn: Collection[str] = (), per_neuron: Coll
     """
     for name in {*learn, *per_neuron} - {*CONSTANTS}:
         raise unknown("constant", str(name), CONSTANTS)
-    check_number("spread", spread)
+    check_number("spread", spread, "a plain number")
     if not 0 <= spread < 1:
         raise UserError(f"spread is {spread}; it must be at least 0 and below 1")
     if spread and not per_neuron:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_positive, unknown
+from tsslbp.errors import UserError, check_positive, check_truths, unknown
 from tsslbp.neuron import LIF, passed, synapse_adjoint
 from tsslbp.rules.base import Rule, as_promised
 
@@ -90,8 +90,7 @@ class Surrogate(Rule):
         check_positive("scale", self.scale)
         if self.slope is not None:
             check_positive("slope", self.slope)
-        if not isinstance(self.through_reset, bool):
-            raise UserError(f"through_reset is {self.through_reset!r}; it must be True or False")
+        check_truths(through_reset=self.through_reset)
         if _is_step(self._function):
             which = "surrogate(name=fast_sigmoid, slope=25)"
             raise UserError(f"the function returns spikes, as in other libraries; give their derivative ψ, or a name: {which}")

@@ -29,7 +29,7 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_number, check_positive, unknown
+from tsslbp.errors import UserError, check_number, check_positive, check_truths, unknown
 from tsslbp.neuron import LIF, advanced, passed, rise, spikes, synapse, synapse_adjoint
 from tsslbp.rules.base import Rule
 
@@ -99,9 +99,7 @@ class TSSL(Rule):
         for name, choices in (("psc_derivative", get_args(PscDerivative)), ("fallback", get_args(Fallback))):
             if getattr(self, name) not in choices:
                 raise unknown(name, str(getattr(self, name)), choices)
-        for name in ("inter", "reset", "leak", "error_reset"):
-            if not isinstance(getattr(self, name), bool):
-                raise UserError(f"{name} is {getattr(self, name)!r}; it must be True or False")
+        check_truths(inter=self.inter, reset=self.reset, leak=self.leak, error_reset=self.error_reset)
         check_number("clip", self.clip)
         if not self.clip > 0:
             raise UserError(f"clip is {self.clip}; the bound on 1/Δu must be positive")

@@ -212,14 +212,12 @@ def _check_targets(model: Model, samples: Split, name: str) -> None:
 def _check(model: Model, samples: Samples, name: str) -> None:
     shape, wanted = list(samples.split.shape), list(model.sample_shape)
     if shape != wanted:
-        a_step = not model.inputs.sequence and shape[1:] == wanted
-        fixes = ["if these are sequences and it was imported, import it again with --sequences"] * (
-            a_step and model.facts is None
-        )
+        fix = ""
+        if not model.inputs.sequence and shape[1:] == wanted and model.facts is None:
+            fix = "; if these are sequences and it was imported, import it again with --sequences"
         if model.inputs.sequence and shape[1:] == wanted[1:]:
-            fixes = ["add zeros at the end, and give lengths" if shape[0] < wanted[0] else "cut them"]
-        way = "".join(f"; {fix}" for fix in fixes)
-        raise UserError(f"samples of {name} have shape {shape}; the model takes {wanted}{way}")
+            fix = "; add zeros at the end, and give lengths" if shape[0] < wanted[0] else "; cut them"
+        raise UserError(f"samples of {name} have shape {shape}; the model takes {wanted}{fix}")
     scale = model.inputs.normalisation.scale
     if samples.split.streamed and scale == 255:  # bytes, as the model has it
         return

@@ -13,7 +13,7 @@ from tsslbp.data import Normalisation
 from tsslbp.data.audio import send_on_delta
 from tsslbp.errors import UserError, check_tensor
 from tsslbp.filters import Filters
-from tsslbp.signal import check_lengths, length_mask, within
+from tsslbp.signal import before_end, check_lengths, within
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Inputs:
             steps = (send_on_delta(steps, self.delta).float() if self.delta else steps).transpose(0, 1)
             if lengths is None:
                 return steps
-            beyond = ~length_mask(self.lengths(lengths), self.time_steps)
+            beyond = ~before_end(self.lengths(lengths), self.time_steps)
             return steps.masked_fill_(beyond.view(*beyond.shape, *[1] * (x.dim() - 2)), 0)
         if encoder := encoding.get(self.encoding):
             return encoder(self.normalisation.intensity(x), self.time_steps, seed)
