@@ -166,10 +166,10 @@ def test_a_shortcut_is_near_its_trained_weights_or_refused(inputs):
         assert inputs > 9
         return
     assert inputs < 2312
-    (own,) = [population for population in whole.populations if population.beside is not None]
+    (own,) = [population for population in whole.populations if population.shortcut is not None]
     around, by = own.plain.shortcut, own.plain.map
     ratio = around.step / by.step * 2.0**own.shift / 64
-    assert np.abs(own.beside.m / 2.0**own.beside.k / ratio - 1).max() <= 0.02
+    assert np.abs(own.shortcut.m / 2.0**own.shortcut.k / ratio - 1).max() <= 0.02
 
 
 def test_whole_numbers_by_hand():

@@ -515,8 +515,8 @@ def test_a_state_dict_for_other_sizes_or_bits_is_noticed(changes, said, recwarn)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learn": "tau"}, "unknown constant 'tau'; did you mean 'tau_"),
-        ({"learn": ("tau",)}, "unknown constant 'tau'; did you mean 'tau_"),
+        ({"learn": "tau"}, "learn is tau; it must be one of tau_m, tau_s, threshold"),
+        ({"per_neuron": ("tau",)}, "per_neuron is tau; it must be one of tau_m, tau_s, threshold"),
         ({"per_neuron": ("tau_m",)}, "per_neuron has no effect on tau_m without a spread, or without learning it"),
         ({"spread": 0.5}, "spread is 0.5; it has no effect without per_neuron"),
         ({"spread": 1.0, "per_neuron": ("tau_m",)}, "spread is 1.0; it must be at least 0 and below 1"),

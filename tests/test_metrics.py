@@ -112,6 +112,12 @@ def test_wilson_interval_known_values(right, total, low, high):
     assert wilson_interval(right, total) == pytest.approx((low, high), abs=6e-5)
 
 
+@pytest.mark.parametrize("given", [("1", 3), (1, "3"), (1, 3, None), (1, True)])
+def test_wilson_interval_of_no_numbers(given):
+    with pytest.raises(UserError, match="it must be a number"):
+        wilson_interval(*given)
+
+
 @pytest.mark.parametrize(("right", "total"), [(5, 3), (-1, 3), (1, 0), (math.nan, 3)])
 def test_wilson_interval_of_no_share(right, total):
     with pytest.raises(UserError, match=r"of \d is no share; the first number must be from 0 to the second"):

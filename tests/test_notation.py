@@ -29,14 +29,14 @@ from tsslbp.settings import TrainConfig
 
 SIZES = st.integers(1, 4) | st.integers(1, LARGEST)
 SHAPES = st.sampled_from([(4,), (2, 7), (1, 6, 5)])
-BESIDE = st.sampled_from(["", "b", "n"])
+SUFFIXES = st.sampled_from(["", "b", "n"])
 
 
 def hidden_of(sizes):
     """Hidden layers of every kind."""
     neurons = st.one_of(
-        st.builds(ConvSpec, sizes, sizes, sizes, sizes, sizes, beside=BESIDE),
-        *(st.builds(kind, sizes, beside=BESIDE) for kind in (LinearSpec, RecurrentSpec, AdaptiveSpec)),
+        st.builds(ConvSpec, sizes, sizes, sizes, sizes, sizes, suffix=SUFFIXES),
+        *(st.builds(kind, sizes, suffix=SUFFIXES) for kind in (LinearSpec, RecurrentSpec, AdaptiveSpec)),
     )
     pools = st.one_of(st.builds(PoolSpec, sizes), st.builds(AvgPoolSpec, sizes), st.builds(MaxPoolSpec, sizes))
     blocks = st.builds(lambda inner, last: ResidualSpec((*inner, last)), st.lists(neurons | pools, max_size=2), neurons)
@@ -68,14 +68,14 @@ def test_notation_by_hand():
     )
     assert parse("007-10") == parse("7-10")
     assert parse("8C3s1-10") == parse("8C3d1g1-10") == parse("8C3-10")
-    assert parse("8C3s12d3g4b-10")[0] == ConvSpec(8, 3, 12, 3, 4, beside="b")
+    assert parse("8C3s12d3g4b-10")[0] == ConvSpec(8, 3, 12, 3, 4, suffix="b")
     assert written(parse("11C1s1d11g1n-1")) == "11C1d11n-1"
     assert parse("8C3s2n-A2-[8C3-M2-8C3b]-20Rn-10b") == (
-        ConvSpec(8, 3, 2, beside="n"),
+        ConvSpec(8, 3, 2, suffix="n"),
         AvgPoolSpec(2),
-        ResidualSpec((ConvSpec(8, 3), MaxPoolSpec(2), ConvSpec(8, 3, beside="b"))),
-        RecurrentSpec(20, beside="n"),
-        LinearSpec(10, beside="b"),
+        ResidualSpec((ConvSpec(8, 3), MaxPoolSpec(2), ConvSpec(8, 3, suffix="b"))),
+        RecurrentSpec(20, suffix="n"),
+        LinearSpec(10, suffix="b"),
     )
     assert written(folded(parse("8C3s2n-[8C3b-8C3n]-20An-10"))) == "8C3s2b-[8C3b-8C3b]-20Ab-10"
     assert contains("20A-10", RecurrentSpec)

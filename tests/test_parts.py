@@ -426,7 +426,7 @@ def test_blocks_of_a_functional_call_have_their_gradient_within_it_only():
 
 def test_blocks_of_time_refuse_lengths_under_a_rule_that_hears_padding():
     class Hears(Surrogate):
-        hears_padding = True
+        depends_on_padding = True
 
     net, x = network("fully connected", static=False, rule=Hears())
     net.time_block = 4

@@ -335,6 +335,8 @@ def test_progress_is_ten_lines(iris, capsys):
         ({"rule": "tsll"}, "did you mean 'tssl"),
         ({"rule": Surrogate("atan")}, r"^rule is Surrogate\(.*; it must be text$"),
         ({"network": "20-4"}, "^network 20-4 must end with 3, the classes of X$"),
+        ({"verbose": "no"}, "^verbose is 'no'; it must be True or False$"),
+        ({"channels_first": "x"}, "^channels_first is 'x'; it must be True or False$"),
         ({"epochs": 0, "tau_m": 0}, "tau_m is 0.*; epochs is 0"),
         (
             {"class_weight": {0: 1, 1: -2, 2: 1}},
@@ -362,7 +364,7 @@ for name in ("SpikingClassifier", "plot"):
 
 def test_a_missing_package_is_named():
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
-    for line, wanted in zip(done.stdout.splitlines(), ("tsslbp[sklearn]", "matplotlib"), strict=True):
+    for line, wanted in zip(done.stdout.splitlines(), ("scikit-learn>=1.6", "matplotlib"), strict=True):
         assert line.endswith(f": pip install '{wanted}'")
 
 

@@ -184,7 +184,7 @@ def test_latency_at_the_last_step_is_accuracy(network, neurons, run, tmp_path):
 
 
 def trouble(name, level, run, seed=0):
-    return robustness.disturbed(run, robustness.TROUBLES[name], level, seed)
+    return robustness.disturbed(run, robustness.DISTURBANCES[name], level, seed)
 
 
 def test_weights_of_few_bits_are_disturbed_as_they_are(run):
@@ -193,7 +193,7 @@ def test_weights_of_few_bits_are_disturbed_as_they_are(run):
     for layer in layers:
         layer.quantise(2)
     seen = []
-    same = robustness.Trouble("weights", lambda x, *_: seen.append(x.clone()) or x, "", (0,))
+    same = robustness.Disturbance("weights", lambda x, *_: seen.append(x.clone()) or x, "", (0,))
     accuracy = robustness.disturbed(replace(run, model=model), same, 0, 0)
     assert accuracy == pytest.approx(model.accuracy(run.test), abs=1)
     for weight, layer in zip(seen, layers, strict=True):  # and no step sizes
@@ -284,7 +284,7 @@ def test_padding_is_not_disturbed_and_does_not_count():
     assert noise[:, 0].std() == pytest.approx(1, rel=0.05)
     run, seen = hand_made(HIDDEN, SILENT, lengths=[4, 1], batch=2), []
     for where in ("input", "spikes"):
-        see = robustness.Trouble(where, lambda x, level, random, lengths: seen.append(lengths) or x, "", ())
+        see = robustness.Disturbance(where, lambda x, level, random, lengths: seen.append(lengths) or x, "", ())
         robustness.disturbed(run, see, 0, 0)
     assert len(seen) == 3  # the input, and the spikes of two layers
     assert all(lengths.tolist() == [4, 1] for lengths in seen)
@@ -292,7 +292,7 @@ def test_padding_is_not_disturbed_and_does_not_count():
 
 def test_robustness_counts_its_draws(run, monkeypatch):
     monkeypatch.setattr(
-        robustness, "TROUBLES", {name: robustness.TROUBLES[name] for name in ("weight noise", "dropped spikes")}
+        robustness, "DISTURBANCES", {name: robustness.DISTURBANCES[name] for name in ("weight noise", "dropped spikes")}
     )
     found = study.robustness(run, draws=2)["troubles"]["dropped spikes"]
     assert found["accuracies"][-1] == [trouble("dropped spikes", 0.5, run, seed) for seed in (0, 1)]
@@ -341,7 +341,7 @@ def test_the_energy_of_several_networks_is_told_with_what_they_share(run):
 
 
 def test_what_lies_behind_filters_is_told(run, monkeypatch):
-    monkeypatch.setattr(robustness, "TROUBLES", {"input noise": robustness.TROUBLES["input noise"]})
+    monkeypatch.setattr(robustness, "DISTURBANCES", {"input noise": robustness.DISTURBANCES["input noise"]})
     found = study.energy([run], "run") | {"sequence": True}, study.robustness(run, draws=1)
 
     def told(filters):
@@ -666,10 +666,10 @@ def test_a_study_is_one_file(trained, tmp_path, capsys, monkeypatch):
 def test_page_collects_the_studies_of_a_folder(trained, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     few = {
-        "weight quantisation": robustness.TROUBLES["weight quantisation"],
-        "dropped spikes": robustness.TROUBLES["dropped spikes"],
+        "weight quantisation": robustness.DISTURBANCES["weight quantisation"],
+        "dropped spikes": robustness.DISTURBANCES["dropped spikes"],
     }
-    monkeypatch.setattr(robustness, "TROUBLES", few)
+    monkeypatch.setattr(robustness, "DISTURBANCES", few)
     questions = []
     for name in ("energy", "robustness", "latency", "firing"):
         assert cli.main(["study", name, str(trained), "--out", str(out)]) == 0

@@ -46,7 +46,7 @@ __all__ = [
 
 
 _LATER = {
-    "SpikingClassifier": ("tsslbp.classifier", "scikit-learn 1.6 or newer", "tsslbp[sklearn]"),
+    "SpikingClassifier": ("tsslbp.classifier", "scikit-learn 1.6 or newer", "scikit-learn>=1.6"),
     "plot": ("tsslbp.plot", "Matplotlib", "matplotlib"),
 }
 

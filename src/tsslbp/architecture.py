@@ -40,7 +40,6 @@ from tsslbp.neuron import LIF, ConstantName
 from tsslbp.notation import (
     AdaptiveSpec,
     AvgPoolSpec,
-    Beside,
     ConvSpec,
     LinearSpec,
     MaxPoolSpec,
@@ -49,6 +48,7 @@ from tsslbp.notation import (
     RecurrentSpec,
     ResidualSpec,
     Spec,
+    Suffix,
     VoteSpec,
     contains,
     parse,
@@ -210,8 +210,8 @@ def make_layers(a: Architecture, neuron: LIF) -> tuple[OrderedDict[str, nn.Modul
         raise UserError(f"a network of {a.neuron} units has no spikes and no voltages; leave readout out")
     Dropout(a.dropout)  # this and what follows check values that the network may not use
     Adaptation(a.tau_a, a.beta)
-    others = NetworkSettings(conv_init=a.conv_init, conv_scale=a.conv_scale, standardise=a.standardise, reset=a.reset)
-    if wrong := list(faults(others, called=str)):
+    names = ("conv_init", "conv_scale", "standardise", "reset", "learn", "per_neuron")
+    if wrong := list(faults(NetworkSettings(**{name: getattr(a, name) for name in names}), called=str)):
         raise UserError("; ".join(wrong))
     maker = _Maker(a, neuron)
     return OrderedDict(maker.layers(parse(a.network))), maker.largest
@@ -288,7 +288,7 @@ class _Maker:
                     yield f"conv{self.weighted}", self._convolution(spec, where)
                 case LinearSpec(features):
                     name = "output" if spec is self.output else f"linear{self.weighted}"
-                    more = self._beside(spec.beside, standardise=name != "output")
+                    more = self._with_suffix(spec.suffix, standardise=name != "output")
                     kind = Readout if name == "output" and self.a.readout == "voltage" else Linear
                     yield name, kind(self.shape[0], features, **more, **self.spiking)
                     self.shape = (features,)
@@ -304,9 +304,9 @@ class _Maker:
                     yield "vote", Vote(voters)
             self.largest = max(self.largest, math.prod(self.shape))
 
-    def _beside(self, beside: Beside, standardise: bool = True) -> dict[str, Any]:
-        standardise = standardise and self.a.standardise and beside != "n"
-        return {"bias": beside == "b", "normalise": beside == "n", "standardise": standardise}
+    def _with_suffix(self, suffix: Suffix, standardise: bool = True) -> dict[str, Any]:
+        standardise = standardise and self.a.standardise and suffix != "n"
+        return {"bias": suffix == "b", "normalise": suffix == "n", "standardise": standardise}
 
     def _convolution(self, spec: ConvSpec, where: str) -> Convolution:
         padding = self.paddings[self.convolutions]
@@ -325,7 +325,7 @@ class _Maker:
     def _conv(self, spec: ConvSpec, padding: int = 0) -> Convolution:
         kind = Conv2d if len(self.shape) == 3 else Conv1d
         more: dict[str, Any] = {"stride": spec.stride, "dilation": spec.dilation, "groups": spec.groups, "padding": padding}
-        more |= {"init": self.a.conv_init, "scale": self.a.conv_scale, **self._beside(spec.beside), **self.spiking}
+        more |= {"init": self.a.conv_init, "scale": self.a.conv_scale, **self._with_suffix(spec.suffix), **self.spiking}
         return kind(self.shape[0], spec.channels, spec.kernel_size, **more)
 
     def _recurrent(self, spec: RecurrentSpec) -> Recurrent:
@@ -333,7 +333,7 @@ class _Maker:
             what = f"a network of {self.a.neuron} units is one pass without time"
             raise UserError(f"layer 'recurrent{self.weighted}' needs spiking neurons; {what}")
         adaptation = Adaptation(self.a.tau_a, self.a.beta) if isinstance(spec, AdaptiveSpec) else None
-        more: dict[str, Any] = {"bias": spec.beside == "b", "normalise": spec.beside == "n"}
+        more: dict[str, Any] = {"bias": spec.suffix == "b", "normalise": spec.suffix == "n"}
         layer = Recurrent(self.shape[0], spec.features, adaptation=adaptation, **more, **self.spiking)
         self.shape = (spec.features,)
         return layer
@@ -355,12 +355,12 @@ class _Maker:
         leaving, self.shape = self.shape, entering
         shortcut: Spiking | None = None
         fits = len(entering) == len(leaving)
-        beside: Beside = "n" if getattr(spec.layers[-1], "beside", "") == "n" else ""  # the last layer's bias is enough
+        suffix: Suffix = "n" if getattr(spec.layers[-1], "suffix", "") == "n" else ""  # the last layer's bias is enough
         if fits and entering != leaving and len(entering) == 1:
-            shortcut = Linear(entering[0], leaving[0], **self._beside(beside), **self.spiking)
+            shortcut = Linear(entering[0], leaving[0], **self._with_suffix(suffix), **self.spiking)
         elif fits and entering != leaving:
             strides = (getattr(part, "stride", getattr(part, "size", 1)) for part in spec.layers)
-            shortcut = self._conv(ConvSpec(leaving[0], 1, math.prod(strides), beside=beside))
+            shortcut = self._conv(ConvSpec(leaving[0], 1, math.prod(strides), suffix=suffix))
             fits = shortcut.sizes(entering[1:]) == leaving[1:]
         if not fits:
             raise UserError(

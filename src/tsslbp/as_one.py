@@ -197,7 +197,7 @@ def output(net: Any, x: Tensor, keys: Tensor | None = None, padded: bool = False
         return None
     if known.alone and processes.group().world_size > 1:
         return None
-    if padded and any(by.layer.rule.hears_padding for by in known.parts):
+    if padded and any(by.layer.rule.depends_on_padding for by in known.parts):
         return None
     bf16, steps, tau_s, static = is_bf16(x), net.time_steps, net.neuron.tau_s, net.is_static(x)
     if x.dtype not in (torch.float32, torch.float64) or bf16 != torch.is_autocast_enabled("cpu"):

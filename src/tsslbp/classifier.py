@@ -21,7 +21,7 @@ from tsslbp import automatic
 from tsslbp.data import MADE, Dataset, Split, sample_values
 from tsslbp.data.dataset import class_names
 from tsslbp.data.labels import alike
-from tsslbp.errors import LARGEST, UserError
+from tsslbp.errors import LARGEST, UserError, shown
 from tsslbp.metrics.decoding import NO_ANSWER, largest
 from tsslbp.settings import TrainConfig
 from tsslbp.training import Diverged, Interrupted, Loop, Progress, RunState, prepare, resolved, watcher
@@ -148,6 +148,9 @@ class SpikingClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[largest(shares).numpy()]
 
     def _fit(self, data: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> None:
+        for name in ("verbose", "channels_first"):
+            if not isinstance(value := getattr(self, name), int | np.integer | np.bool_):  # verbose is often 0 or 1
+                raise UserError(f"{name} is {shown(repr(value))}; it must be True or False")
         sample_values.refuse_masked(data, "X")
         given = self._features_second(data)
         checked: tuple[Array, Array] = validate_data(self, given, y, dtype=STORED, allow_nd=True)

@@ -149,7 +149,7 @@ def misfits(name: str, kind: Any, value: Any) -> Iterator[str]:
             return
     if get_origin(kind) is tuple:
         if not isinstance(value, tuple):
-            write = tuple(value) if isinstance(value, list) else (value,)
+            write = tuple(value) if isinstance(value, list | set | frozenset) else (value,)
             yield f"{name} is {shown(value)}; it must be a tuple: write {shown(write)}"
             return
         yield from (fault for part in value for fault in misfits(name, get_args(kind)[0], part))

@@ -102,6 +102,12 @@ def check_whole(name: str, x: object) -> None:
         raise UserError(f"{name} is {given}; it must be a whole number from 1")
 
 
+def check_text(name: str, x: object) -> None:
+    """Raises UserError for anything but text."""
+    if not isinstance(x, str):
+        raise UserError(f"{name} is {shown(repr(x))}; it must be text")
+
+
 def check_truths(**named: object) -> None:
     """Raises UserError unless all are True or False."""
     for name, x in named.items():

@@ -15,19 +15,19 @@ from tsslbp import ann, as_one, draws, events, imports, model_file, quantisation
 from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.blocks import in_blocks
 from tsslbp.declared import kinds_of, plain
-from tsslbp.errors import UserError, check_whole, unknown
+from tsslbp.errors import UserError, check_text, check_whole, unknown
 from tsslbp.kernels import Pool, computed_in
 from tsslbp.layers import Dropout, Inside, MaxPool, Readout, Residual, Spiking, Vote, check_stored, in_bf16
 from tsslbp.layers.called import called_alone, in_form, in_order, in_order_alone, is_known, normalises, refuse_part, takes
 from tsslbp.layers.noted import check_rule, check_same
 from tsslbp.layers.residual import pooled_too, refuse_inner
-from tsslbp.layers.state_dicts import TellsOfLayers, together
+from tsslbp.layers.state_dicts import StoresLayerConstants, together
 from tsslbp.neuron import CONSTANTS, LIF, spikes_from_psc, synapse
 from tsslbp.notation import folded, parse, written
 from tsslbp.signal import Signal, are_static, before_end, check_lengths, check_samples, constant_current, within
 from tsslbp.state import State
 
-Crossed = Spiking | MaxPool
+Stateful = Spiking | MaxPool
 """Layers with a state, which is handed from part to part of a sequence."""
 Cross = Callable[[str, Any, Any, Pool | None, bool], Tensor]
 """How a signal crosses a layer of neurons or max pooling, given its name, the layer, the signal (:class:`Joined` at the end of
@@ -61,6 +61,7 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
         UserError: notation or shapes that do not fit, with the layer named; an unknown name or setting; a missing one.
     """
     given = {name: value for name, value in {"input_shape": input_shape, **settings}.items() if value is not None}
+    check_text("notation", notation)
     for name in given:
         if name not in (known := kinds_of(Architecture).keys() - {"network"}):
             raise unknown("setting", name, known)
@@ -71,15 +72,14 @@ def build(notation: str, *, input_shape: tuple[int, ...] | None = None, **settin
     given |= one | ({"bits": str(bits)} if isinstance(bits := given.get("bits"), int) else {})
     if notation in PAPER:
         return Network(replace(PAPER[notation], **given))
-    missing = [name for name in ("input_shape", "time_steps", "tau_m", "tau_s") if name not in given]
-    if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", notation := str(notation)) and re.search("[a-z]{2}", notation):
+    if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", notation) and re.search("[a-z]{2}", notation):
         raise unknown("network", notation, PAPER)
-    if missing:
+    if missing := [name for name in ("input_shape", "time_steps", "tau_m", "tau_s") if name not in given]:
         raise UserError(f"build({notation!r}) also needs {', '.join(missing)}")
     return Network(Architecture(network=notation, **given))
 
 
-class Network(TellsOfLayers):
+class Network(StoresLayerConstants):
     """A spiking network; made by :func:`build`.
 
     ``net(x)`` takes static samples ``[B, *input_shape]``, which enter as a constant current, or sequences
@@ -89,11 +89,11 @@ class Network(TellsOfLayers):
 
     Dropout masks follow from keys, one for each sample, ``[B]`` of int64: ``net(x, keys=keys)``. Without keys, they are drawn
     from PyTorch's global generator. ``net(x, lengths=lengths)`` says how many steps each sequence has, ``[B]`` of int64, before
-    its padding, which must be finite. Normalised layers in training depend on it, and so do gradients under rules that hear
-    padding (``eventprop``).
+    its padding, which must be finite. Normalised layers in training depend on it, and so do gradients under
+    ``eventprop``.
     """
 
-    told_as = "network"
+    described_as = "network"
     time_block: int = 0
     """Steps in a block of time; 0 turns blocks off. Training keeps only the state between blocks and computes each block again
     for its gradient. This costs one more forward pass; with √T steps in a block, memory grows with √T instead of T."""
@@ -269,7 +269,7 @@ class Network(TellsOfLayers):
             after.clear()
 
     def _cross(
-        self, name: str, layer: Crossed, signal: Any, pool: Pool | None, bf16: bool, inside: Tensor | None = None
+        self, name: str, layer: Stateful, signal: Any, pool: Pool | None, bf16: bool, inside: Tensor | None = None
     ) -> Tensor:
         if isinstance(layer, MaxPool):
             return cast(Tensor, layer(signal))
@@ -292,7 +292,7 @@ class Network(TellsOfLayers):
         inside = self._inside(x, lengths)
         if self.is_spiking and self.time_block and torch.is_grad_enabled():
             self._check(x)
-            if inside is not None and any(isinstance(x, Spiking) and x.rule.hears_padding for x in self.modules()):
+            if inside is not None and any(isinstance(x, Spiking) and x.rule.depends_on_padding for x in self.modules()):
                 raise UserError("lengths matter to this rule, which then needs whole sequences; set time_block to 0")
             state = State(keys=self._keys(x) if keys is None else keys)
             return in_blocks(self.layers, self.part, x, self.is_static(x), self.time_steps, self.time_block, state)
@@ -346,7 +346,7 @@ class Network(TellsOfLayers):
         if static:
             check_whole("steps", steps)
         steps = steps if static else x.shape[0]
-        state.check(x, static, {name for name, layer in self.named_layers() if isinstance(layer, Crossed)})
+        state.check(x, static, {name for name, layer in self.named_layers() if isinstance(layer, Stateful)})
         if type(self) is Network and (made := events.part(self, x, state, steps)) is not None:
             return made
         signal: Signal
@@ -359,7 +359,7 @@ class Network(TellsOfLayers):
         layers: dict[str, Tensor] = {}
         refuse_inner(self.named_layers())
 
-        def cross(name: str, layer: Crossed, signal: Any, pool: Pool | None, bf16: bool) -> Tensor:
+        def cross(name: str, layer: Stateful, signal: Any, pool: Pool | None, bf16: bool) -> Tensor:
             before, form = state.layers.get(name), (pool, bf16) if isinstance(layer, Spiking) and is_known(layer) else ()
             psc, layers[name] = layer.part(signal, before, *form)
             return psc
@@ -395,6 +395,6 @@ class Network(TellsOfLayers):
     @torch.no_grad()  # constants may be learned, and currents of inference mode cannot be saved for their gradients
     def fired(self, psc: Tensor, name: str = "output") -> Tensor:
         """Where there are spikes, of bool, from the currents ``[T, B, ...]`` of the layer (or max pooling) of this name."""
-        layer = cast(Crossed, self._layer(name, Spiking, MaxPool))
+        layer = cast(Stateful, self._layer(name, Spiking, MaxPool))
         tau_s = (layer if isinstance(layer, MaxPool) else layer.neuron).tau_s
         return spikes_from_psc(psc, tau_s.to(psc.device) if isinstance(tau_s, Tensor) else tau_s) > 0.5

@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 
 from tsslbp.errors import LARGEST, UserError, shown
 
-Beside = Literal["", "b", "n"]
+Suffix = Literal["", "b", "n"]
 """What a layer has beside its weights: nothing, a bias, normalisation."""
 
 
@@ -37,14 +37,14 @@ class Spec:
 class NeuronSpec(Spec):
     """A layer with neurons."""
 
-    beside: Beside = field(default="", kw_only=True)
+    suffix: Suffix = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)
 class ConvSpec(NeuronSpec):
     """A spiking convolution."""
 
-    written = "{channels}C{kernel_size}s{stride}d{dilation}g{groups}{beside}"
+    written = "{channels}C{kernel_size}s{stride}d{dilation}g{groups}{suffix}"
     channels: int
     kernel_size: int
     stride: int = 1
@@ -81,7 +81,7 @@ class MaxPoolSpec(PoolSpec):
 class LinearSpec(NeuronSpec):
     """A fully connected spiking layer."""
 
-    written = "{features}{beside}"
+    written = "{features}{suffix}"
     features: int
 
 
@@ -89,7 +89,7 @@ class LinearSpec(NeuronSpec):
 class RecurrentSpec(NeuronSpec):
     """A fully connected spiking layer with lateral connections."""
 
-    written = "{features}R{beside}"
+    written = "{features}R{suffix}"
     features: int
 
 
@@ -97,7 +97,7 @@ class RecurrentSpec(NeuronSpec):
 class AdaptiveSpec(RecurrentSpec):
     """A recurrent layer whose neurons have adaptive thresholds."""
 
-    written = "{features}A{beside}"
+    written = "{features}A{suffix}"
 
 
 @dataclass(frozen=True)
@@ -188,15 +188,15 @@ def _where(token: str, number: int, notation: str, block: str) -> str:
 
 def _read(token: str) -> Spec | None:
     for kind in SPECS:
-        pattern = re.sub(r"([sdg]){\w+}", r"(?:\g<1>0*([1-9][0-9]*))?", kind.written).replace("{beside}", "([bn]?)")
+        pattern = re.sub(r"([sdg]){\w+}", r"(?:\g<1>0*([1-9][0-9]*))?", kind.written).replace("{suffix}", "([bn]?)")
         if match := re.fullmatch(re.sub(r"{\w+}", "0*([1-9][0-9]*)", pattern), token):
             found = dict(zip(re.findall(r"{(\w+)}", kind.written), match.groups(), strict=True))
-            beside = {"beside": found.pop("beside")} if "beside" in found else {}
+            suffix = {"suffix": found.pop("suffix")} if "suffix" in found else {}
             # Python cannot read a number of thousands of digits
             sizes = {name: int(size[:11]) for name, size in found.items() if size is not None}
             if max(sizes.values()) > LARGEST:
                 raise UserError(f"a size in layer {shown(token)} is too large; it must be at most {LARGEST}")
-            return kind(**sizes, **beside)  # type: ignore[arg-type]
+            return kind(**sizes, **suffix)  # type: ignore[arg-type]
     return None
 
 
@@ -214,12 +214,12 @@ def folded(specs: tuple[Spec, ...]) -> tuple[Spec, ...]:
 def _folded(spec: Spec) -> Spec:
     if isinstance(spec, ResidualSpec):
         return ResidualSpec(folded(spec.layers))
-    return replace(spec, beside="b") if isinstance(spec, NeuronSpec) and spec.beside == "n" else spec
+    return replace(spec, suffix="b") if isinstance(spec, NeuronSpec) and spec.suffix == "n" else spec
 
 
 def normalised(notation: str, kind: type[NeuronSpec] = NeuronSpec) -> bool:
     """Whether any layer of a kind is normalised; by default any layer. Raises UserError as :func:`parse`."""
-    return any(isinstance(spec, kind) and spec.beside == "n" for spec in unpacked(parse(notation)))
+    return any(isinstance(spec, kind) and spec.suffix == "n" for spec in unpacked(parse(notation)))
 
 
 def contains(notation: str | None, kind: type[Spec]) -> bool:

@@ -27,6 +27,7 @@ from tsslbp.layers import (
     Vote,
 )
 from tsslbp.layers.called import is_known
+from tsslbp.layers.convolution import rows_and_columns
 from tsslbp.neuron import LIF
 
 VECTOR = 64
@@ -76,7 +77,7 @@ class Planner:
         shape = net.architecture.input_shape
         self.net, self.axes, self.dtype = net, len(shape) - 1, dtypes.pop()
         self.vector = VECTOR // self.dtype.itemsize
-        self.input = _three(shape[0], shape[1:])
+        self.input = (shape[0], *rows_and_columns(shape[1:]))
         self.heard = _Heard(INPUT, self.input, net.neuron.tau_s, flat=not self.axes)
         self.numbers: list[float] = []
         self.weights: list[Tensor] = []
@@ -122,7 +123,7 @@ class Planner:
             _need(self.axes == weight.dim() - 2)
             sizes = layer.sizes(heard.shape[-self.axes :])
             _need(min(sizes) > 0)
-            shape = _three(len(weight), sizes)
+            shape = (len(weight), *rows_and_columns(sizes))
         else:
             shape = (len(weight), 1, 1)
         first = self.map(layer, weight, heard, shape)
@@ -136,7 +137,7 @@ class Planner:
                 _need(type(shortcut) in (Linear, Conv1d, Conv2d))
                 more, beside = _affine(shortcut)
                 made = shortcut.sizes(entered.shape[-self.axes :]) if isinstance(shortcut, (Conv1d, Conv2d)) else ()
-                _need(_three(len(more), made) == shape)
+                _need((len(more), *rows_and_columns(made)) == shape)
                 second = self.map(shortcut, more, entered, shape)
                 bias = bias if beside is None else beside if bias is None else bias + beside
         lateral, adapting = -1, None
@@ -165,11 +166,8 @@ class Planner:
         weight = weight * heard.factor
         if isinstance(layer, (Conv1d, Conv2d)):
             two = weight if weight.dim() == 4 else weight.unsqueeze(2)
-            groups, pairs = layer.groups, []
-            for value, missing in ((layer.stride, 1), (layer.padding, 0), (layer.dilation, 1)):
-                each = value if isinstance(value, (tuple, list)) else (value,) * (weight.dim() - 2)
-                pairs.append((*(missing,) * (2 - len(each)), *each))
-            (sh, sw), (ph, pw), (dh, dw) = pairs
+            groups = layer.groups
+            (sh, sw), (ph, pw), (dh, dw) = layer.in_two_axes()
             kh, kw = two.shape[2:]
             _need(heard.shape[0] == two.shape[1] * groups and not heard.flat)
             # [kernel row, input channel, kernel column, neurons of its group]
@@ -247,12 +245,6 @@ def _affine(layer: Spiking) -> tuple[Tensor, Tensor | None]:
     _need(all(x.shape == weight.shape[:1] for x in layer.norm.state_dict().values()))
     factor, shift = layer.norm.affine()
     return weight * factor.view(-1, *[1] * (weight.dim() - 1)), shift
-
-
-def _three(channels: int, sizes: tuple[int, ...]) -> tuple[int, int, int]:
-    """Channels, height and width."""
-    height, width = (*(1,) * (2 - len(sizes)), *sizes)
-    return channels, height, width
 
 
 def _plain(neuron: Any) -> bool:

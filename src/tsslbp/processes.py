@@ -34,12 +34,10 @@ from tsslbp.errors import UserError
 
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others. The end of one is noticed at once."""
-
 ANSWER, END = 15.0, 25.0
 """Seconds after torchrun's SIGTERM in which a process waits for others, and in which it ends. After 30 torchrun kills it."""
 GLANCE = timedelta(seconds=1)
 """How long it waits at a time."""
-
 LARGE = 2**20
 """Bytes of a gradient that is added up by itself. Smaller ones are added up together, as a separate sum would not pay."""
 
@@ -165,11 +163,8 @@ class Group:
             yield
         except UserError as error:
             fault, raised = str(error), error
-        found = [
-            text
-            for text in self.all_gather_text(f"process {self.rank} on {socket.gethostname()}: {fault}" if fault else "")
-            if text
-        ]
+        told = self.all_gather_text(f"process {self.rank} on {socket.gethostname()}: {fault}" if fault else "")
+        found = [text for text in told if text]
         if raised is not None and (self.world_size == 1 or len(found) == self.world_size):
             raise raised
         if found:
@@ -344,8 +339,7 @@ def _answering(group: Group) -> Iterator[None]:
                 os._exit(2)
 
     wakeup.setblocking(False)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a child's signals are not for this process
+    _spare_children()
     before = signal.signal(signal.SIGTERM, asked), signal.set_wakeup_fd(wakeup.fileno())
     threading.Thread(target=listen, daemon=True).start()
     try:
@@ -355,6 +349,13 @@ def _answering(group: Group) -> Iterator[None]:
         signal.set_wakeup_fd(before[1])
         wakeup.close()
         signal.signal(signal.SIGTERM, signal.SIG_IGN if _NOTICED.is_set() else before[0])
+
+
+@functools.cache  # the system keeps what is registered until this process ends
+def _spare_children() -> None:
+    """Let a child's signals not be this process's."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 def _wait(work: Any, x: Tensor) -> None:

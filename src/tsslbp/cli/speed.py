@@ -90,6 +90,11 @@ def doctor(arguments: list[str]) -> None:
         "torchvision": ("downloads, image-folder and webdataset need", "vision"),
         "PIL": ("predict needs", "vision"),
         "tensorboard": ("--tensorboard needs", "tensorboard"),
+        "optuna": ("--tune with a number of trials needs", "tune"),
+        "tonic": ("tonic:NAME needs", "events"),
+        "nir": ("files of NIR need", "nir"),
+        "onnx": ("files of ONNX need", "onnx"),
+        "onnxruntime": ("the check of files of ONNX needs", "onnx"),
     }
     for package, (purpose, extra) in need.items():
         found = importlib.util.find_spec(package) is not None

@@ -255,15 +255,15 @@ class _Parts:
     def _population(self, population: Population, number: int) -> dict[str, Any]:
         own = self.whole.populations[number] if self.whole else None
         lateral, bias, threshold = (getattr(own or population, name) for name in ("lateral", "bias", "threshold"))
-        tables, beside = {"threshold": threshold}, own.beside if own else None
+        tables, shortcut = {"threshold": threshold}, own.shortcut if own else None
         channels = population.shape[0]
         period = _filled(channels) if channels == population.neurons else math.lcm(channels, AT_ONCE)
         if bias.any():
             tables["bias"] = bias
         if population.rise is not None:
             tables["rise"] = own.rising.by if own and own.rising else np.full(channels, population.rise.by)
-        if beside is not None:
-            tables["m"] = beside.m
+        if shortcut is not None:
+            tables["m"] = shortcut.m
         made: dict[str, Any] = {
             "channels": channels,
             "period": period,
@@ -271,12 +271,12 @@ class _Parts:
             "first": self.slots,
             "map": self._map(population, population.map, own.weight if own else population.map.weight),
             "shift": own.shift + (self.coarser.bit_length() - 1 if population.map.source == INPUT else 0) if own else 0,
-            "k": beside.k if beside else 0,
+            "k": shortcut.k if shortcut else 0,
             "raised": self.rises,
             "shortcut": None,
         }
         if population.shortcut is not None:
-            made["shortcut"] = self._map(population, population.shortcut, (beside or population.shortcut).weight)
+            made["shortcut"] = self._map(population, population.shortcut, (shortcut or population.shortcut).weight)
         if population.rise is not None:
             self.rises += _filled(population.neurons)
         values = [(name, "network_value", self._table(np.resize(x, period))) for name, x in tables.items()]

@@ -16,7 +16,6 @@ Every map is a convolution over rows and columns. A fully connected one has a ke
 size 1.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +26,7 @@ from torch import nn
 
 from tsslbp.errors import UserError
 from tsslbp.layers import Convolution, Dropout, Flatten, Linear, MaxPool, Recurrent, Residual, Spiking, SumPool, Vote
-from tsslbp.layers.convolution import Sizes
+from tsslbp.layers.convolution import rows_and_columns
 from tsslbp.networks import Network
 from tsslbp.quantisation import whole_numbers
 
@@ -183,7 +182,7 @@ class _Builder:
         self.neuron, self.voters = network.neuron, 1
         self.made: list[Population] = []
         channels, *sizes = network.architecture.input_shape
-        shape = _shape(channels, sizes)
+        shape = (channels, *rows_and_columns(sizes))
         self.sent = _Sent(INPUT, shape, shape)
 
     def add(self, name: str, layer: nn.Module, around: tuple[_Sent, Spiking | None] | None = None) -> None:
@@ -261,16 +260,9 @@ def _map(name: str, layer: Spiking, sent: _Sent, part: float = 1.0) -> tuple[Map
         raise UserError(f"layer {name!r}: a {type(layer).__name__} is not written yet")
     rows = weight.dim() == 4
     sizes = layer.sizes(sent.entering[1:] if rows else sent.entering[2:])
-    made = Map(
-        *place,
-        values if rows else values[:, :, None],
-        step,
-        stride=_pair(layer.stride, rows, 1),
-        padding=_pair(layer.padding, rows, 0),
-        dilation=_pair(layer.dilation, rows, 1),
-        groups=layer.groups,
-    )
-    return made, _shape(out, sizes)
+    stride, padding, dilation = layer.in_two_axes()
+    made = Map(*place, values if rows else values[:, :, None], step, stride, padding, dilation, layer.groups)
+    return made, (out, *rows_and_columns(sizes))
 
 
 def _unit(name: str, sent: _Sent, shape: Shape, part: float) -> Map:
@@ -283,17 +275,6 @@ def _unit(name: str, sent: _Sent, shape: Shape, part: float) -> Map:
 
 def _array(x: torch.Tensor) -> Array:
     return x.double().numpy()
-
-
-def _pair(size: Sizes, rows: bool, without: int) -> Pair:
-    """A size along rows and columns, if there are rows."""
-    *before, last = size if isinstance(size, tuple | list) else (size, size)
-    return (before[0] if rows else without, last)
-
-
-def _shape(channels: int, sizes: Sequence[int]) -> Shape:
-    rows, columns = (*[1] * (2 - len(sizes)), *sizes)
-    return channels, rows, columns
 
 
 def _times(a: Pair, b: Pair) -> Pair:

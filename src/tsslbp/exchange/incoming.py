@@ -52,7 +52,6 @@ from tsslbp.layers.pooling import POOL_FACTOR
 from tsslbp.networks import Network
 from tsslbp.notation import (
     AvgPoolSpec,
-    Beside,
     ConvSpec,
     LinearSpec,
     MaxPoolSpec,
@@ -61,6 +60,7 @@ from tsslbp.notation import (
     RecurrentSpec,
     ResidualSpec,
     Spec,
+    Suffix,
     VoteSpec,
     parse,
     unpacked,
@@ -349,12 +349,12 @@ class _Reader:
         return leaving
 
     def _notation(self, biased: list[bool]) -> str:
-        marks: Iterator[Beside] = iter(["b" if some else "" for some in biased])
+        marks: Iterator[Suffix] = iter(["b" if some else "" for some in biased])
 
         def marked(spec: Spec) -> Spec:
             if isinstance(spec, ResidualSpec):
                 return ResidualSpec(tuple(map(marked, spec.layers)))
-            return replace(spec, beside=next(marks)) if isinstance(spec, NeuronSpec) else spec
+            return replace(spec, suffix=next(marks)) if isinstance(spec, NeuronSpec) else spec
 
         specs = list(map(marked, self.specs))
         each = voters(self.like.network) if self.like else 1

@@ -3,12 +3,12 @@
 The weights of a channel are whole numbers q of a step, and so are all sums of them. In units of ``step/(one·2^shift)``, a chain
 (``chain.py``) then computes
 
-    J[t] = J[t-1] - leak_s(J[t-1]) + scaled(Σ q·x) + beside(Σ q'·x')                                               (1)
+    J[t] = J[t-1] - leak_s(J[t-1]) + scaled(Σ q·x) + shortcut(Σ q'·x')                                               (1)
     u[t] = u[t-1] - leak_m(u[t-1]) + J[t] + b               0 in place of u[t-1] if that neuron has just spiked    (2)
     B[t] = B[t-1] - leak_a(B[t-1]) + r·s[t-1]               0 where the threshold does not adapt                   (3)
     s[t] = 1 if u[t] > θ + B[t] else 0                                                                             (4)
     leak(z) = round(z·j/2^k)                                j/2^k is the leak 1/τ                                  (5)
-    scaled(z) = z·2^shift, or round(z/2^-shift)             beside(z) = round(z·m/2^k)                             (6)
+    scaled(z) = z·2^shift, or round(z/2^-shift)             shortcut(z) = round(z·m/2^k)                             (6)
 
 with ``x`` the incoming spikes, 0 or 1 each, and for a population's own lateral weights those of the step before, times ``one``.
 The network's input is whole numbers of 1/64, so ``one`` is 64 after it, and 1 elsewhere. ``q'`` and ``x'`` are those of a
@@ -58,7 +58,7 @@ class Leak(NamedTuple):
     k: int
 
 
-class Beside(NamedTuple):
+class IntegerShortcut(NamedTuple):
     """A shortcut."""
 
     weight: Array
@@ -68,7 +68,7 @@ class Beside(NamedTuple):
     k: int
 
 
-class Rising(NamedTuple):
+class IntegerThreshold(NamedTuple):
     """An adaptive threshold, equation (3)."""
 
     leak: Leak
@@ -77,7 +77,7 @@ class Rising(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Whole:
+class IntegerPopulation:
     """An integer population.
 
     Args:
@@ -86,7 +86,7 @@ class Whole:
         bias, threshold: b and θ of every channel, int32.
         one: value of its own spikes in its sums.
         shift: see equation (6).
-        beside: the shortcut, or None.
+        shortcut: the shortcut, or None.
         rising: the adaptive threshold; None if it is fixed.
     """
 
@@ -97,8 +97,8 @@ class Whole:
     threshold: Array
     one: int
     shift: int
-    beside: Beside | None
-    rising: Rising | None
+    shortcut: IntegerShortcut | None
+    rising: IntegerThreshold | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ class IntegerNetwork:
     """
 
     chain: Chain
-    populations: tuple[Whole, ...]
+    populations: tuple[IntegerPopulation, ...]
     membrane: Leak
     synapse: Leak
 
@@ -132,9 +132,9 @@ class IntegerNetwork:
             for number, (whole, before) in enumerate(zip(self.populations, state, strict=True)):
                 plain = whole.plain
                 drive = _scaled(sums(plain.map, whole.weight, sent) + whole.one * before.heard(whole), whole.shift)
-                if whole.beside is not None and plain.shortcut is not None:
-                    around = sums(plain.shortcut, whole.beside.weight, sent)
-                    drive = drive + _rounded(around * _by_channel(whole.beside.m), whole.beside.k)
+                if whole.shortcut is not None and plain.shortcut is not None:
+                    around = sums(plain.shortcut, whole.shortcut.weight, sent)
+                    drive = drive + _rounded(around * _by_channel(whole.shortcut.m), whole.shortcut.k)
                 sent[number] = spikes[plain.name] = before.step(whole, drive, self.membrane, self.synapse)
             output = output - _leak(output, self.synapse) + SPIKE * sent[len(state) - 1].flatten(1)
             evidence = evidence + output
@@ -160,16 +160,16 @@ class _State:
     spikes: Tensor
 
     @staticmethod
-    def rest(whole: Whole, samples: int) -> "_State":
+    def rest(whole: IntegerPopulation, samples: int) -> "_State":
         return _State(*[torch.zeros(samples, *whole.plain.shape, dtype=torch.int64)] * 4)
 
-    def heard(self, whole: Whole) -> Tensor:
+    def heard(self, whole: IntegerPopulation) -> Tensor:
         """Input through lateral weights."""
         if whole.lateral is None:
             return torch.zeros_like(self.spikes)
         return (self.spikes.flatten(1).double() @ torch.from_numpy(whole.lateral).double().T).long().view(self.spikes.shape)
 
-    def step(self, whole: Whole, drive: Tensor, membrane: Leak, synapse: Leak) -> Tensor:
+    def step(self, whole: IntegerPopulation, drive: Tensor, membrane: Leak, synapse: Leak) -> Tensor:
         """Equations (1) to (4); ``drive`` is added to J."""
         self.current = self.current - _leak(self.current, synapse) + drive
         self.membrane = self.membrane - _leak(self.membrane, membrane) + self.current + _by_channel(whole.bias)
@@ -203,7 +203,7 @@ def integer(chain: Chain, low: int, high: int, steps: int) -> IntegerNetwork:
     return IntegerNetwork(chain, made, membrane, synapse)
 
 
-def _whole(plain: Population, largest: int, membrane: Leak, synapse: Leak, steps: int) -> Whole:
+def _whole(plain: Population, largest: int, membrane: Leak, synapse: Leak, steps: int) -> IntegerPopulation:
     by, around = plain.map, plain.shortcut
     if by.step is None:
         raise UserError(f"layer {plain.name!r} has weights in floating point; train it with --bits, or round them with --bits")
@@ -229,7 +229,7 @@ def _whole(plain: Population, largest: int, membrane: Leak, synapse: Leak, steps
     bounds = _Bounds((1 + COARSE) * (reached + most * ratio), np.abs(bias), threshold, rise, adapting)
     shift = bounds.shift(membrane, synapse, steps)
     scale = 2.0**shift
-    beside = None if shortcut is None else Beside(shortcut, *_fractions(ratio * scale, most))
+    beside = None if shortcut is None else IntegerShortcut(shortcut, *_fractions(ratio * scale, most))
     if 3 * reached.max() > MOST:
         raise UserError(f"layer {plain.name!r} needs more than 32 bits for its sums; give it fewer inputs or fewer bits")
     lost = 0.0 if beside is None else np.abs(beside.m / 2.0**beside.k - ratio * scale) * most
@@ -242,8 +242,10 @@ def _whole(plain: Population, largest: int, membrane: Leak, synapse: Leak, steps
             f"layer {plain.name!r} needs more than 32 bits, as its smallest threshold is too small beside its largest sums; "
             "give it fewer inputs, shorter time constants, or weights that are not tiny beside a bias or a shortcut"
         )
-    rising = None if plain.rise is None else Rising(adapting, _int32(rise * scale))
-    return Whole(plain, weight, lateral, _int32(bias * scale), _int32(threshold * scale), one, shift, beside, rising)
+    rising = None if plain.rise is None else IntegerThreshold(adapting, _int32(rise * scale))
+    return IntegerPopulation(
+        plain, weight, lateral, _int32(bias * scale), _int32(threshold * scale), one, shift, beside, rising
+    )
 
 
 class _Bounds(NamedTuple):

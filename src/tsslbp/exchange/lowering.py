@@ -19,6 +19,7 @@ from tsslbp.errors import UserError
 from tsslbp.exchange.filtering import DOUBLE, FLOAT, INT64, filtered
 from tsslbp.layers import Convolution, Dropout, Flatten, Linear, MaxPool, Readout, Recurrent, Residual, Spiking, SumPool, Vote
 from tsslbp.layers.called import in_order
+from tsslbp.layers.convolution import each_axis
 from tsslbp.metrics.decoding import NEAR
 from tsslbp.networks import Network
 from tsslbp.neuron import LIF
@@ -280,8 +281,7 @@ def _current(w: Writer, layer: Spiking, signal: Signal) -> Signal:
     weight = layer.weight
     if isinstance(layer, Convolution):
         sizes = tuple(signal.shape[1:])
-        given = (layer.stride, layer.padding, layer.dilation)
-        stride, padding, dilation = ([size] * len(sizes) if isinstance(size, int) else list(size) for size in given)
+        stride, padding, dilation = ([*each_axis(x, len(sizes))] for x in (layer.stride, layer.padding, layer.dilation))
 
         def convolved(x: str) -> str:
             more = {"strides": stride, "pads": padding * 2, "dilations": dilation, "group": layer.groups}

@@ -9,7 +9,7 @@ from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 from tsslbp.imports import is_ours
 from tsslbp.kernels.engine import PLAIN, Engine, Form, Usable, refuse_batch
 from tsslbp.neuron import LIF, ByConstant, constants_gradient, membrane_potential, postsynaptic_current
-from tsslbp.rules.base import HANDED, Rule, promised
+from tsslbp.rules.base import CARRY, Rule, promised
 
 
 class Reference(Engine):
@@ -58,7 +58,7 @@ class Reference(Engine):
             gradient, back = promised(formula, "part_gradient", part, (error, membrane, carry), (membrane, state))
         if not neuron.varies:
             return gradient, back, ByConstant()
-        rest = membrane.new_zeros(HANDED, *membrane.shape[1:])
+        rest = membrane.new_zeros(CARRY, *membrane.shape[1:])
         before, after = (rest, rest) if state is None or carry is None else (state, carry)
         by_spike = formula.spike_gradient(given(gradient), given(error), given(membrane), neuron, before, after)
         (by_spike,) = promised(formula, "spike_gradient", (by_spike,), (gradient, error, membrane), (membrane,))

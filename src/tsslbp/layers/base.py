@@ -17,7 +17,7 @@ from tsslbp.kernels import Backend, Pool, computed_in
 from tsslbp.layers.called import Handed, called_alone, check_state, handed_on, is_known, refuse_part
 from tsslbp.layers.constants import in_range
 from tsslbp.layers.normalisation import BatchNorm
-from tsslbp.layers.state_dicts import SIZE, Tells
+from tsslbp.layers.state_dicts import SIZE, StoresConstants
 from tsslbp.neuron import CONSTANTS, LIF, ByConstant, ConstantName
 from tsslbp.rules.base import Rule
 from tsslbp.signal import Constant, Signal, check_mask, check_signal, expanded, plainly_laid
@@ -51,7 +51,7 @@ class Joined(NamedTuple):
     shortcut: "Spiking | None"
 
 
-class Spiking(Tells):
+class Spiking(StoresConstants):
     """A linear map, then neurons. Subclasses define the weight and the map.
 
     With a ``bias`` ``[out]`` each neuron or channel also gets the same current at every step: ``I[t] = W·x[t] + b``. It does
@@ -321,7 +321,7 @@ class Spiking(Tells):
         current = self.current(signal, inside)
         if alone:
             return current
-        if inside is not None and self.rule.hears_padding:  # without input, none crosses its threshold
+        if inside is not None and self.rule.depends_on_padding:  # without input, none crosses its threshold
             check_mask("inside", inside, current := expanded(current))
             current = current.masked_fill(~inside.view(*inside.shape, *[1] * (current.dim() - 2)), 0)
         if handed is None:

@@ -1,7 +1,7 @@
 """Convolutional spiking layers over one axis or two."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -71,7 +71,7 @@ class Convolution(Spiking):
         kernel_size, stride, padding, dilation, groups = plain((kernel_size, stride, padding, dilation, groups))
         given = {"kernel_size": (kernel_size, 1), "stride": (stride, 1), "padding": (padding, 0), "dilation": (dilation, 1)}
         for what, (sizes, least) in given.items():
-            each = _each(sizes, dims)
+            each = each_axis(sizes, dims)
             if len(each) != dims or any(type(size) is not int or size < least for size in each):
                 more = " or two of them" if dims == 2 else ""
                 raise UserError(f"{name}: {what} is {sizes}; it must be a whole number from {least}{more}")
@@ -81,7 +81,7 @@ class Convolution(Spiking):
         if type(groups) is not int or groups < 1 or in_channels % groups or out_channels % groups:
             raise UserError(f"{name}: groups is {groups}; it must divide {in_channels} and {out_channels} channels")
         self.groups = groups
-        like = self._plain(in_channels, out_channels, _each(kernel_size, dims), groups=groups, bias=False)  # type: ignore[arg-type]
+        like = self._plain(in_channels, out_channels, each_axis(kernel_size, dims), groups=groups, bias=False)  # type: ignore[arg-type]
         weight, variance = like.weight, 1 / 3
         if init == "kaiming":
             variance = 2.0
@@ -110,25 +110,25 @@ class Convolution(Spiking):
         With a stride above the size, PyTorch 2.13 may leave the gradient of weights that meet no pixel as it was in memory,
         and may crash if there are groups. Where each channel is a group, it is wrong if strides differ.
         """
-        strides = _each(self.stride, len(sizes))
+        strides = each_axis(self.stride, len(sizes))
         apart = self.groups > 1 and self.weight.shape[1] == 1 and len({*strides}) > 1
         return not apart and all(stride <= size for stride, size in zip(strides, sizes, strict=True))
 
     def laid(self, x: Tensor) -> Tensor:
         """Images of one channel, in the layout of all others; other input unchanged."""
-        if x.dim() == 4 and x.shape[1] == 1 and len({*_each(self.stride, 2)}) == 1:
+        if x.dim() == 4 and x.shape[1] == 1 and len({*each_axis(self.stride, 2)}) == 1:
             # such an image has both layouts; by default PyTorch answers in the other one
             # (told this one, PyTorch 2.13 is wrong where a stride is wider than it is high)
             x = x.flatten(1, 2).unsqueeze(-1).permute(0, 3, 1, 2)
         return x
 
     def sparse_map(self) -> SparseMap | None:
-        return self._plain_map() if self.groups == 1 and max(_each(self.dilation, 1)) == 1 else None
+        return self._plain_map() if self.groups == 1 and max(each_axis(self.dilation, 1)) == 1 else None
 
     def _plain_map(self) -> SparseMap:
         """The map without dilation and groups."""
         dims = self.weight.dim() - 2
-        return SparseMap(*(_each(x, dims) for x in (tuple(self.weight.shape[2:]), self.stride, self.padding)))
+        return SparseMap(*(each_axis(x, dims) for x in (tuple(self.weight.shape[2:]), self.stride, self.padding)))
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """The convolution with a given weight."""
@@ -143,10 +143,15 @@ class Convolution(Spiking):
         """Output sizes for an image (or a row) of these sizes; see :func:`convolved`."""
         return convolved(sizes, self._reach(), self.stride, self.padding)
 
+    def in_two_axes(self) -> tuple[tuple[int, int], ...]:
+        """Stride, padding and dilation along rows and columns, as of one row of pixels if there is one axis."""
+        dims, given = len(self.axes), ((self.stride, 1), (self.padding, 0), (self.dilation, 1))
+        return tuple(rows_and_columns(each_axis(sizes, dims), without) for sizes, without in given)
+
     def _reach(self) -> tuple[int, ...]:
         """Pixels from one end of the kernel to the other."""
         kernel = self.weight.shape[2:]
-        return tuple(dilation * (k - 1) + 1 for k, dilation in zip(kernel, _each(self.dilation, len(kernel)), strict=True))
+        return tuple(dilation * (k - 1) + 1 for k, dilation in zip(kernel, each_axis(self.dilation, len(kernel)), strict=True))
 
     def extra_repr(self) -> str:
         channels, *kernel = self.weight.shape[1:]
@@ -172,9 +177,15 @@ class Conv2d(Convolution):
 
 def convolved(sizes: tuple[int, ...], reach: Sizes, stride: Sizes, padding: Sizes) -> tuple[int, ...]:
     """Output sizes of a convolution whose kernel spans ``reach`` pixels; below 1 if it does not fit."""
-    return SparseMap(*(_each(x, len(sizes)) for x in (reach, stride, padding))).sizes(sizes)
+    return SparseMap(*(each_axis(x, len(sizes)) for x in (reach, stride, padding))).sizes(sizes)
 
 
-def _each(sizes: Sizes, dims: int) -> tuple[int, ...]:
+def each_axis(sizes: Sizes, dims: int) -> tuple[int, ...]:
     """One size for each axis."""
     return tuple(sizes) if isinstance(sizes, tuple | list) else (sizes,) * dims
+
+
+def rows_and_columns(sizes: Sequence[int], without: int = 1) -> tuple[int, int]:
+    """Sizes along rows and columns. A single axis is that of columns, and ``without`` stands for rows."""
+    rows, columns = (*(without,) * (2 - len(sizes)), *sizes)
+    return rows, columns

@@ -15,7 +15,7 @@ from tsslbp.errors import UserError, as_plain, check_number, check_positive, che
 from tsslbp.kernels import Pool
 from tsslbp.layers.base import linear_map, per_sample
 from tsslbp.layers.called import Handed, check_state, handed_on
-from tsslbp.layers.state_dicts import Tells
+from tsslbp.layers.state_dicts import StoresConstants
 from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.signal import Signal, check_signal, expanded
 
@@ -95,7 +95,7 @@ class AvgPool2d(SumPool2d):
         self.pool = Pool(self.size, 1 / self.size**2)
 
 
-class MaxPool(Pooling, Tells):
+class MaxPool(Pooling, StoresConstants):
     """A spike wherever any neuron of a window spikes.
 
     Currents are turned back into spikes, and the maximum of each window goes through the synapse again:

@@ -19,12 +19,12 @@ OF = " of "
 """Between a constant and the layer that has it."""
 
 
-class Tells(nn.Module, ABC):
+class StoresConstants(nn.Module, ABC):
     """A layer or network whose state_dict also holds its constants, and which warns when it loads weights that had others."""
 
-    told_by_network: bool = False
+    warned_by_network: bool = False
     """Whether a network that loads warns of the constants of all its layers."""
-    told_as = "layer"
+    described_as = "layer"
     """What it is called in the warning."""
 
     @abstractmethod
@@ -39,13 +39,13 @@ class Tells(nn.Module, ABC):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *more: Any) -> None:
         before = local_metadata.get("constants")
-        if isinstance(before, dict) and not self.told_by_network:
-            where = f"{self.told_as} {prefix[:-1]!r}" if prefix else f"the {self.told_as}"
+        if isinstance(before, dict) and not self.warned_by_network:
+            where = f"{self.described_as} {prefix[:-1]!r}" if prefix else f"the {self.described_as}"
             _warn_of_others(before, self._constants(), where)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *more)
 
 
-class TellsOfLayers(Tells):
+class StoresLayerConstants(StoresConstants):
     """A network, which warns once of the constants of all its layers."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class TellsOfLayers(Tells):
 
     def of_layers(self) -> dict[str, dict[str, Any]]:
         """The constants of each layer by its name in ``layers``."""
-        told = {name: layer for name, layer in self.named_modules() if isinstance(layer, Tells) and layer is not self}
+        told = {name: layer for name, layer in self.named_modules() if isinstance(layer, StoresConstants) and layer is not self}
         return {name.removeprefix("layers."): layer._constants() for name, layer in told.items()}
 
     def _load_from_state_dict(self, *given: Any) -> None:
@@ -69,8 +69,8 @@ def _loaded(network: nn.Module, _: Any) -> None:
 
 def _tell(network: nn.Module, tells: bool) -> None:
     for layer in network.modules():
-        if isinstance(layer, Tells) and layer is not network:
-            layer.told_by_network = not tells
+        if isinstance(layer, StoresConstants) and layer is not network:
+            layer.warned_by_network = not tells
 
 
 def together(by_layer: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_tensor
+from tsslbp.errors import UserError, check_number, check_tensor
 
 NO_ANSWER = -1
 """The answer of a network whose output layer never spiked; it counts as wrong."""
@@ -104,8 +104,10 @@ def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, flo
     """Wilson's score interval for a share, as fractions; 95 % by default, (0, 1) if ``total`` is 0.
 
     Raises:
-        UserError: ``right`` is not from 0 to ``total``.
+        UserError: ``right`` is not from 0 to ``total``, or one of the three is no number.
     """
+    for name, number in (("right", right), ("total", total), ("z", z)):
+        check_number(name, number, "a number")
     if not 0 <= right <= total:
         raise UserError(f"{right} of {total} is no share; the first number must be from 0 to the second")
     if total == 0:

@@ -23,7 +23,7 @@ from tsslbp.neuron import LIF, advanced, passed, synapse_adjoint
 Numbers = tuple[Any, ...]
 """Parameters of a rule: a ``NamedTuple`` whose type says which equations they are for."""
 
-HANDED = 2
+CARRY = 2
 """Numbers per neuron that the backward pass of a part hands to the part before it, in place of the gradient of its state."""
 
 
@@ -43,7 +43,7 @@ class Rule(ABC):
     """Keys of its papers in ``papers.bib``, for ``tsslbp cite``."""
     through_lateral: ClassVar[bool] = True
     """Whether the gradient flows through the lateral connections of a recurrent layer."""
-    hears_padding: ClassVar[bool] = False
+    depends_on_padding: ClassVar[bool] = False
     """Whether a spike after the end of a padded sequence would change the gradient; layers then let none come about."""
     _in_parts: ClassVar[bool] = False
 
@@ -62,7 +62,7 @@ class Rule(ABC):
 
     def current_gradient(self, psc_gradient: Tensor, membrane: Tensor, neuron: LIF) -> Tensor:
         """``∂L/∂I`` from ``∂L/∂a`` and the membrane potential; all three ``[T, ...]``, same shape and dtype."""
-        rest = membrane.new_zeros(HANDED, *membrane.shape[1:])
+        rest = membrane.new_zeros(CARRY, *membrane.shape[1:])
         made = self.part_gradient(psc_gradient, membrane, neuron, rest, rest)
         return as_promised(f"{type(self).__name__}.part_gradient", made, membrane, rest)[0]
 
@@ -112,8 +112,8 @@ class Rule(ABC):
 
     @property
     def carries(self) -> int:
-        """How many numbers per neuron the rule carries from a step to the one before. Parts allow at most ``HANDED``."""
-        return HANDED
+        """How many numbers per neuron the rule carries from a step to the one before. Parts allow at most ``CARRY``."""
+        return CARRY
 
     @property
     def statistic(self) -> Literal["rate"] | None:
@@ -129,7 +129,7 @@ class Rule(ABC):
     def takes_parts(self) -> bool:
         """Whether a sequence may come in parts that hand a state to each other. It may not if a class overrides
         :meth:`current_gradient` alone."""
-        return self._in_parts and self.carries <= HANDED and self.statistic is None
+        return self._in_parts and self.carries <= CARRY and self.statistic is None
 
     def code(self) -> tuple[object, ...]:
         """The classes and functions that compute it; a run records the user's files they come from."""

@@ -59,7 +59,7 @@ class EventProp(Rule):
     summary: ClassVar[str] = "the exact gradient of spike times (adjoint equations); no gradient where there is no spike"
     paper: ClassVar[str] = "Wunderlich & Pehle, Sci. Rep. 2021, arXiv 2009.08378"
     cites: ClassVar[tuple[str, ...]] = ("wunderlich2021event",)
-    hears_padding: ClassVar[bool] = True  # in (2), m[t] depends on the current of the step before
+    depends_on_padding: ClassVar[bool] = True  # in (2), m[t] depends on the current of the step before
 
     def __post_init__(self) -> None:
         check_number("clip", self.clip)

@@ -59,7 +59,7 @@ def jitter(train: Tensor, level: float, random: torch.Generator, lengths: Tensor
 
 
 @dataclass(frozen=True)
-class Trouble:
+class Disturbance:
     """A disturbance: what is disturbed, how, in which unit, and how much."""
 
     where: str
@@ -69,17 +69,17 @@ class Trouble:
     drawn: bool = True
 
 
-TROUBLES = {
-    "input noise": Trouble("input", add_noise, "sd of noise / sd of input", (0.25, 0.5, 1.0, 1.5, 2.0)),
-    "weight noise": Trouble("weights", add_noise, "sd of noise / sd of the layer's weights", (0.1, 0.2, 0.3, 0.5, 1.0)),
-    "weight quantisation": Trouble("weights", quantise, "bits per weight", (8, 4, 3, 2), drawn=False),
-    "dropped spikes": Trouble("spikes", drop, "share of spikes dropped", (0.05, 0.1, 0.2, 0.3, 0.5)),
-    "jittered spikes": Trouble("spikes", jitter, "largest shift, steps", (1, 2, 3)),
+DISTURBANCES = {
+    "input noise": Disturbance("input", add_noise, "sd of noise / sd of input", (0.25, 0.5, 1.0, 1.5, 2.0)),
+    "weight noise": Disturbance("weights", add_noise, "sd of noise / sd of the layer's weights", (0.1, 0.2, 0.3, 0.5, 1.0)),
+    "weight quantisation": Disturbance("weights", quantise, "bits per weight", (8, 4, 3, 2), drawn=False),
+    "dropped spikes": Disturbance("spikes", drop, "share of spikes dropped", (0.05, 0.1, 0.2, 0.3, 0.5)),
+    "jittered spikes": Disturbance("spikes", jitter, "largest shift, steps", (1, 2, 3)),
 }
 
 
 def robustness(run: Run, *, draws: int) -> dict[str, Any]:
-    """Accuracy on the test set under every one of ``TROUBLES``, each at several levels.
+    """Accuracy on the test set under every one of ``DISTURBANCES``, each at several levels.
 
     Spikes are disturbed where they leave a layer, including the output layer, but not inside a recurrent layer. In an ANN only
     input and weights are disturbed.
@@ -95,7 +95,7 @@ def robustness(run: Run, *, draws: int) -> dict[str, Any]:
     check_runs(run)
     drawn = seeds_from(0, draws)
     troubles = {}
-    for name, trouble in TROUBLES.items():
+    for name, trouble in DISTURBANCES.items():
         if trouble.where == "spikes" and not run.model.network.is_spiking:
             continue
         seeds = drawn if trouble.drawn else range(1)
@@ -118,7 +118,7 @@ def robustness(run: Run, *, draws: int) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def disturbed(run: Run, trouble: Trouble, level: float, seed: int) -> float:
+def disturbed(run: Run, trouble: Disturbance, level: float, seed: int) -> float:
     """Accuracy under one disturbance, in percent."""
     random = torch.Generator().manual_seed(seed)
 
