@@ -342,7 +342,7 @@ def test_the_shortcut_lets_the_gradient_pass_layers_that_are_silent():
         (lambda: build("4-3", **FLAT, conv_scale=-1), "conv_scale is -1; it must be positive"),
         (
             lambda: tsslbp.build(None, input_shape=(3,), time_steps=2, tau_m=5, tau_s=3),
-            "network 'None' must end with the number of",
+            "notation is None; it must be text",
         ),
     ],
 )

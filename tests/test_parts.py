@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -318,15 +318,44 @@ def test_a_part_has_at_least_one_step(steps):
     assert len(net.part(x.new_zeros(2, 5, 9), steps=0)[0]) == 2  # not used for a sequence
 
 
-def test_a_static_sample_and_a_sequence_cannot_follow_each_other():
+@pytest.mark.parametrize("engine", ["layers", "events", "compiled"])
+@pytest.mark.parametrize("order", ["aab", "abS", "aSb", "SaabS", "aSS"])
+def test_another_picture_or_a_sequence_may_follow(order, engine):
+    """``a`` and ``b`` are pictures for two steps, ``S`` is a sequence."""
+    net, _ = network("fully connected", static=True, rule="tssl+")
+    parts = dict(zip("ab", sequence(2, 5, *net.architecture.input_shape), strict=True))
+    parts["S"] = (sequence(3, 5, *net.architecture.input_shape) > 1).double()
+    frame = torch.empty_like(parts["a"])  # one that is written over, as of a camera
+    net.train(engine == "layers")
+    part = torch.compile(net.part, backend="eager", dynamic=False) if engine == "compiled" else net.part
+    with torch.set_grad_enabled(engine == "layers"):
+        state, made = None, []
+        for name in order:
+            x = parts[name] if name == "S" or engine == "layers" else frame.copy_(parts[name])
+            psc, state = part(x, state, 2)
+            made.append(psc)
+        shown = torch.cat([parts[name] if name == "S" else parts[name].expand(2, *frame.shape) for name in order])
+        net.time_steps = len(shown)
+        whole = net(shown)
+    assert state.steps == len(whole)
+    torch.testing.assert_close(torch.cat(made), whole)
+    if engine == "layers":
+        for ours, theirs in zip(gradients(net, torch.cat(made)), gradients(net, whole), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_a_part_fits_its_state(static):
     net, _ = network("fully connected", static=True, rule="tssl+")
     x = torch.rand(3, *net.architecture.input_shape, dtype=torch.float64)
-    for first, then in ((x, x[None]), (x[None], x)):
-        _, state = net.part(first)
-        with pytest.raises(UserError, match=r"cannot follow each other; repeat it with expand"):
-            net.part(then, state)
-        with pytest.raises(UserError, match="the state is that of 3 samples, and the input has 2"):
-            net.part(first[..., :2, :], state)
+    first = x if static else x[None]
+    _, state = net.part(first)
+    with pytest.raises(UserError, match="the state is that of 3 samples, and the input has 2"):
+        net.part(first[..., :2, :], state)
+    with pytest.raises(UserError, match="the state has neither synapse nor sample"):
+        net.part(first, replace(state, synapse=None, sample=None))
+    with pytest.raises(UserError, match=r"that of a torch.float64 input, and this is torch.float32"):
+        net.float().part(first.float(), state)
 
 
 def test_parts_of_the_wrong_shape():

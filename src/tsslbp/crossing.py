@@ -16,15 +16,34 @@ from torch import Tensor
 from tsslbp import kernels, processes
 from tsslbp.errors import UserError
 from tsslbp.kernels import Engine, Form
-from tsslbp.neuron import LIF, ByConstant, transformed
+from tsslbp.neuron import LIF, ByConstant, synapse, transformed
 from tsslbp.rules.base import Rule
-from tsslbp.signal import Constant, Signal
+from tsslbp.signal import Constant, Signal, constant_current
+from tsslbp.state import State
 
 
 def rest(current: Signal, rows: int = 2) -> Tensor:
     """The state at rest of neurons that get a current, ``[rows, ...]``."""
     x = current.value if isinstance(current, Constant) else current[0]
     return x.new_zeros(rows, *x.shape, dtype=kernels.computed_in(x.dtype))
+
+
+def entering(x: Tensor, steps: int | None, tau_s: float, state: State) -> tuple[Signal, Tensor | None, Tensor | None]:
+    """A network's input after its synapse, and ``synapse`` and ``sample`` of the state after it.
+
+    Args:
+        x: a sequence ``[t, B, ...]``, or a static sample ``[B, ...]`` for ``steps`` steps.
+        steps: None for a sequence.
+        tau_s: of the synapse.
+        state: that before.
+    """
+    if steps is not None and state.goes_on(x, True):
+        return constant_current(x, steps, tau_s, state.steps), None, x.clone() if state.sample is None else state.sample
+    before = state.synapse
+    if state.sample is not None:
+        before = constant_current(state.sample, 1, tau_s, state.steps - 1).expand()[0]
+    psc = synapse(x if steps is None else x.expand(steps, *x.shape), tau_s, before)
+    return psc, psc[-1], None
 
 
 def neurons(

@@ -149,7 +149,7 @@ def part(net: Any, x: Tensor, state: State, steps: int) -> tuple[Tensor, State] 
     if (by := plan(net, x)) is None or not by.state_size:
         return None
     before, static = state.events_of(by), net.is_static(x)
-    if before is None and (state.steps or state.layers or state.synapse is not None):
+    if not state.goes_on(x, static) or (before is None and (state.steps or state.layers or state.synapse is not None)):
         return None
     response = constant_current(x, steps, net.neuron.tau_s, state.steps).response if static else None
     if (made := by.run(x, response, before, True)) is None:
@@ -157,7 +157,8 @@ def part(net: Any, x: Tensor, state: State, steps: int) -> tuple[Tensor, State] 
     output, after = made
     shape = net.architecture.input_shape
     synapse = None if static else after[:, : math.prod(shape)].unflatten(1, shape)
-    return output, State(state.steps + steps, synapse, by.layers(after), state.keys, after).made_by(by)
+    sample = (x.clone() if state.sample is None else state.sample) if static else None
+    return output, State(state.steps + steps, synapse, by.layers(after), state.keys, after, sample).made_by(by)
 
 
 def _make(net: Any) -> "Plan | _Seen":

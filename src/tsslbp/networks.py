@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tsslbp import ann, as_one, draws, events, imports, model_file, quantisation, rules
 from tsslbp.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.blocks import in_blocks
+from tsslbp.crossing import entering
 from tsslbp.declared import kinds_of, plain
 from tsslbp.errors import UserError, check_text, check_whole, unknown
 from tsslbp.kernels import Pool, computed_in
@@ -324,7 +325,8 @@ class Network(StoresLayerConstants):
         Dropout has the same masks in all parts: the first draws keys, unless ``State(keys=...)`` gives them.
 
         Args:
-            x: ``[t, B, *input_shape]``, or ``[B, *input_shape]`` for ``steps`` more steps of a constant current.
+            x: ``[t, B, *input_shape]``, or ``[B, *input_shape]`` for ``steps`` more steps of a constant current. Another sample
+                or a sequence may follow.
             state: the state that the call on the part before returned; None is rest.
             steps: t of a static sample; not used for a sequence.
 
@@ -349,12 +351,7 @@ class Network(StoresLayerConstants):
         state.check(x, static, {name for name, layer in self.named_layers() if isinstance(layer, Stateful)})
         if type(self) is Network and (made := events.part(self, x, state, steps)) is not None:
             return made
-        signal: Signal
-        if static:
-            signal, before = constant_current(x, steps, self.neuron.tau_s, state.steps), None
-        else:
-            signal = synapse(x, self.neuron.tau_s, state.synapse)
-            before = signal[-1]
+        signal, *entered = entering(x, steps if static else None, self.neuron.tau_s, state)
         keys = self._keys(x) if state.keys is None else state.keys
         layers: dict[str, Tensor] = {}
         refuse_inner(self.named_layers())
@@ -364,7 +361,7 @@ class Network(StoresLayerConstants):
             psc, layers[name] = layer.part(signal, before, *form)
             return psc
 
-        return self._run(signal, cross, keys), State(state.steps + steps, before, layers, keys)
+        return self._run(signal, cross, keys), State(state.steps + steps, entered[0], layers, keys, sample=entered[1])
 
     def _check(self, x: Tensor, any_length: bool = False) -> None:
         check_samples(x, self.architecture.input_shape, None if any_length else self.time_steps)

@@ -20,7 +20,7 @@ class State:
     steps: int = 0
     """Steps so far."""
     synapse: Tensor | None = None
-    """Post-synaptic current of the input, ``[B, ...]``, if that is a sequence."""
+    """Post-synaptic current of the input, ``[B, ...]``; None while that is a static sample."""
     layers: dict[str, Tensor] = field(default_factory=dict)
     """The layers' states by name: ``[2, B, ...]`` for neurons, with more rows if they are recurrent, ``[1, B, features]`` for
     max pooling."""
@@ -30,6 +30,8 @@ class State:
     """The layers' states and the currents between them in the form of ``events.py``, ``[B, n]``; None after parts that it did
     not compute. It no longer counts if another tensor of the state is replaced or changed in place, which PyTorch does not
     notice under ``torch.inference_mode()``."""
+    sample: Tensor | None = None
+    """The static sample that has entered in all steps so far, ``[B, ...]``."""
     _made: tuple[Any, list[tuple[Tensor, int]]] | None = field(default=None, init=False, repr=False, compare=False)
     """What made ``events``, and all tensors then with their :func:`version`; not kept by ``dataclasses.replace``."""
 
@@ -46,13 +48,22 @@ class State:
             theirs, ours = (", ".join(sorted(names)) for names in (self.layers, layers))
             raise UserError(f"the state is of a network with the layers {theirs}; this one has {ours}: begin again from rest")
         samples = x.shape[0 if static else 1]
-        if self.steps and static == (self.synapse is not None):
-            raise UserError("a static sample and a sequence cannot follow each other; repeat it with expand(t, *x.shape)")
-        tensors = [(x, 0) for x in (self.synapse, self.keys, self.events)] + [(x, 1) for x in self.layers.values()]
+        if self.steps and self.synapse is None and self.sample is None:
+            raise UserError("the state has neither synapse nor sample, so what came before is unknown; begin again from rest")
+        entered = self.sample if self.synapse is None else self.synapse
+        tensors = [(x, 0) for x in (entered, self.keys, self.events)] + [(x, 1) for x in self.layers.values()]
         if held := {x.shape[axis] for x, axis in tensors if x is not None} - {samples}:
             raise UserError(f"the state is that of {held.pop()} samples, and the input has {samples}; see State.take")
-        if self.synapse is not None and (self.synapse.dtype == torch.float64) != (x.dtype == torch.float64):
-            raise UserError(f"the state is that of a {self.synapse.dtype} input, and this is {x.dtype}; begin again from rest")
+        if entered is not None and (entered.dtype == torch.float64) != (x.dtype == torch.float64):
+            raise UserError(f"the state is that of a {entered.dtype} input, and this is {x.dtype}; begin again from rest")
+
+    def goes_on(self, x: Tensor, static: bool) -> bool:
+        """Whether ``x`` is more of what came before, the same static sample or a sequence; anything is after rest."""
+        if self.sample is None:
+            return not static or self.synapse is None
+        # what is compiled must not depend on values
+        equal = static and not torch.compiler.is_compiling() and x.dtype == self.sample.dtype
+        return equal and torch.equal(x, self.sample)
 
     def made_by(self, plan: Any) -> "State":
         """This state, whose ``events`` that plan has made."""
@@ -64,7 +75,7 @@ class State:
         return self.events if self._made is not None and self._made[0] is plan and self._unchanged() else None
 
     def _versions(self) -> list[tuple[Tensor, int]]:
-        return [(x, version(x)) for x in (self.synapse, self.events, *self.layers.values()) if x is not None]
+        return [(x, version(x)) for x in (self.synapse, self.events, self.sample, *self.layers.values()) if x is not None]
 
     def _unchanged(self) -> bool:
         now, then = self._versions(), self._made[1] if self._made is not None else []
@@ -76,8 +87,8 @@ class State:
     def map(self, f: Callable[[Tensor, int], Tensor]) -> "State":
         """Every tensor through ``f(tensor, axis of the batch)``."""
         events = self.events if self._unchanged() else None
-        synapse, keys, events = (None if x is None else f(x, 0) for x in (self.synapse, self.keys, events))
-        made = State(self.steps, synapse, {name: f(state, 1) for name, state in self.layers.items()}, keys, events)
+        synapse, keys, events, sample = (x if x is None else f(x, 0) for x in (self.synapse, self.keys, events, self.sample))
+        made = State(self.steps, synapse, {name: f(state, 1) for name, state in self.layers.items()}, keys, events, sample)
         return made if self._made is None else made.made_by(self._made[0])
 
     def detach(self) -> "State":
