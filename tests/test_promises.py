@@ -185,6 +185,7 @@ def test_speeds_in_the_docs_are_those_of_their_results(path):
         ("compare-tuned-nmnist-cnn", "docs/results.md"),
         ("compare-tuned-cifar10-small", "docs/results.md"),
         ("compare-tuned-cifar10-resnet", "docs/results.md"),
+        ("compare-tuned-tiny-imagenet-40", "docs/results.md"),
         ("compare-tuned-japanese-vowels", "docs/results.md"),
         ("compare-tuned-delayed-xor", "docs/results.md"),
         ("compare-tuned-evidence", "docs/results.md"),
