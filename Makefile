@@ -6,7 +6,7 @@ PYTHONS ?= $(PYTHON) # where make wheel tries the wheel
 
 setup: .venv/installed ## create .venv and install the package with everything for development
 
-.venv/installed: pyproject.toml setup.py constraints.txt $(wildcard src/tsslbp/csrc/*)
+.venv/installed: pyproject.toml setup.py constraints.txt $(wildcard src/tsslbp/kernels/csrc/*)
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt setuptools wheel
 	$(BIN)/pip install --quiet -c constraints.txt torch torchvision

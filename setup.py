@@ -1,4 +1,4 @@
-"""Builds the C++ kernels (src/tsslbp/csrc). Everything else about the package is in pyproject.toml.
+"""Builds the C++ kernels (src/tsslbp/kernels/csrc). Everything else about the package is in pyproject.toml.
 
 The build needs torch, whose headers it includes; ``pip install`` brings it. Without a C++ compiler the package installs all
 the same, says so, and computes with its slower reference implementation: ``tsslbp doctor`` shows which one is there.
@@ -23,7 +23,7 @@ from setuptools.errors import CCompilerError, CompileError, ExecError, LinkError
 # No -ffast-math: NaN must survive. No contraction: every instruction set and the reference round alike.
 ROUNDING = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")  # free-threaded Python has no stable ABI
-CSRC = Path("src/tsslbp/csrc")
+CSRC = Path("src/tsslbp/kernels/csrc")
 SOURCES, HEADERS = (sorted(CSRC.glob(f"*.{ending}")) for ending in ("cpp", "h"))
 SOURCE = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SOURCES + HEADERS))).hexdigest()  # as in kernels/cpp.py
 DEBUG = bool(os.environ.get("TSSLBP_DEBUG"))  # keep what a profiler needs (benchmarks/inference_profile.py)

@@ -25,12 +25,14 @@ from sklearn.model_selection import RepeatedStratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from tsslbp import automatic, data, files, machine, metrics, training
+from tsslbp import data, metrics, training
 from tsslbp.data import Dataset, sample_values
-from tsslbp.errors import UserError, unknown
-from tsslbp.settings import TrainConfig
-from tsslbp.tables import markdown
+from tsslbp.training import automatic
 from tsslbp.training.baselines import flat
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import files, machine
+from tsslbp.utils.errors import UserError, unknown
+from tsslbp.utils.tables import markdown
 
 SEEDS = (0, 1, 2)
 FOLDS, REPEATS, FEW = 4, 2, 120

@@ -1,4 +1,4 @@
-"""What it is worth to multiply only what changes (``tsslbp.sparse``), on a quiet machine.
+"""What it is worth to multiply only what changes (``tsslbp.layers.sparse``), on a quiet machine.
 
 python benchmarks/changes.py [DATA_ROOT] [SECONDS]  training steps of the networks in models/ on their own training samples,
                                                     with trained and first weights, and of nmnist-cnn-head with first weights
@@ -20,15 +20,17 @@ import command
 import torch
 from torch import nn
 
-from tsslbp import data, machine, recipes, sparse, training
+from tsslbp import data, training
 from tsslbp.bench.cases import Case, Subject, floor, trainer
 from tsslbp.bench.measure import interleaved
-from tsslbp.errors import UserError
-from tsslbp.layers import Conv2d, Linear, Spiking
+from tsslbp.layers import Conv2d, Linear, Spiking, sparse
 from tsslbp.losses import KernelLoss
-from tsslbp.networks import Network
+from tsslbp.network.network import Network
 from tsslbp.neuron import LIF, synapse
-from tsslbp.tables import markdown
+from tsslbp.training import recipes
+from tsslbp.utils import machine
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.tables import markdown
 
 ROOT = Path(__file__).parent.parent
 MODELS = {"fashion-mnist-fc-best": 100, "mnist-cnn-best": 50, "fashion-mnist-cnn-best": 50}

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tsslbp.errors import UserError
+from tsslbp.utils.errors import UserError
 
 
 def run(script: Callable[..., object], usage: str) -> None:

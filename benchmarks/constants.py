@@ -18,11 +18,13 @@ from typing import Any
 
 import command
 
-from tsslbp import files, machine, recipes, training
+from tsslbp import training
 from tsslbp.neuron import CONSTANTS
-from tsslbp.settings import TrainConfig
 from tsslbp.study.step import step
-from tsslbp.tables import markdown
+from tsslbp.training import recipes
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import files, machine
+from tsslbp.utils.tables import markdown
 
 FOLDER = Path(__file__).parent.parent / "results/constants"
 SEEDS = (0, 1, 2)

@@ -15,9 +15,10 @@ from typing import Any
 import command
 import torch
 
-from tsslbp import files, machine, training
-from tsslbp.settings import TrainConfig
-from tsslbp.tables import markdown
+from tsslbp import training
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import files, machine
+from tsslbp.utils.tables import markdown
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "results/depth/depth.json"

@@ -14,13 +14,15 @@ import command
 from spike_trains import choose
 from torch import Tensor
 
-from tsslbp import EventProp, files, machine, recipes, rules, training
+from tsslbp import EventProp, rules, training
+from tsslbp.cli.publishing.results import mean_sd
 from tsslbp.data import Dataset
-from tsslbp.networks import Network
+from tsslbp.network.network import Network
 from tsslbp.neuron import LIF, synapse_adjoint
-from tsslbp.publish.results import mean_sd
-from tsslbp.settings import TrainConfig
-from tsslbp.tables import markdown
+from tsslbp.training import recipes
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import files, machine
+from tsslbp.utils.tables import markdown
 
 RESULT = Path(__file__).parent.parent / "results/eventprop/speech.json"
 CONFIG = replace(recipes.get("spoken-digits"), network="200-10", epochs=15)

@@ -15,12 +15,13 @@ import command
 import torch
 
 import tsslbp
-from tsslbp import files, machine, training
-from tsslbp.errors import UserError, unknown
+from tsslbp import training
 from tsslbp.exchange import check, nir, simulators
 from tsslbp.exchange.graph import neurons_of
 from tsslbp.exchange.graph import read as read_graph
-from tsslbp.tables import markdown
+from tsslbp.utils import files, machine
+from tsslbp.utils.errors import UserError, unknown
+from tsslbp.utils.tables import markdown
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results/exchange"

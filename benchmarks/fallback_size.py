@@ -16,12 +16,14 @@ import command
 import torch
 from torch import Tensor
 
-from tsslbp import Rule, files, machine, recipes, training
+from tsslbp import Rule, training
 from tsslbp.layers import Spiking
 from tsslbp.neuron import LIF, spikes, synapse
 from tsslbp.rules import TSSL
-from tsslbp.settings import TrainConfig
-from tsslbp.tables import markdown
+from tsslbp.training import recipes
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import files, machine
+from tsslbp.utils.tables import markdown
 
 RESULT = Path(__file__).parent.parent / "results/checks/fallback-size.json"
 RULES, SEEDS, BATCHES = ("tssl", "tssl+"), (0, 1, 2), 10

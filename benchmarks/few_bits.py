@@ -17,14 +17,16 @@ from typing import Any
 import command
 import torch
 
-from tsslbp import data, files, machine, metrics, recipes, training
+from tsslbp import data, metrics, training
 from tsslbp.data import Split
-from tsslbp.errors import UserError, unknown
 from tsslbp.exchange.program import Program
-from tsslbp.settings import TrainConfig
 from tsslbp.study.paired import interval, paired
 from tsslbp.study.runs import finished
-from tsslbp.tables import markdown
+from tsslbp.training import recipes
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import files, machine
+from tsslbp.utils.errors import UserError, unknown
+from tsslbp.utils.tables import markdown
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "results/few-bits"

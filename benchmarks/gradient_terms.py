@@ -21,16 +21,17 @@ import command
 import torch
 from torch import Tensor
 
-from tsslbp import Rule, files, machine, training
+from tsslbp import Rule, training
 from tsslbp.data import Split
 from tsslbp.layers import Spiking
 from tsslbp.losses import KernelLoss
 from tsslbp.neuron import LIF, delayed, kept, membrane_potential, postsynaptic_current, rise, spikes, synapse
 from tsslbp.rivals.eventprop import random_case, simulate
-from tsslbp.settings import TrainConfig
-from tsslbp.signal import Constant, Signal
 from tsslbp.study.fidelity import against_exact, grid_gradient, spread
-from tsslbp.tables import markdown
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import files, machine
+from tsslbp.utils.signals import Constant, Signal
+from tsslbp.utils.tables import markdown
 
 RESULT = Path(__file__).parent.parent / "results/checks/gradient-terms.json"
 SEEDS, LAYERS = range(20), (12, 6)

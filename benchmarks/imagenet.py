@@ -20,11 +20,13 @@ from typing import Any
 import command
 import torch
 
-from tsslbp import files, machine, recipes, training
+from tsslbp import training
 from tsslbp.data import Dataset, Normalisation, Split
-from tsslbp.settings import TrainConfig
 from tsslbp.study.activity import operations, spike_counts
-from tsslbp.tables import markdown
+from tsslbp.training import recipes
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import files, machine
+from tsslbp.utils.tables import markdown
 
 RESULT = Path(__file__).parent.parent / "results/imagenet/imagenet.json"
 SIDE, CLASSES, BATCH, STEPS = 224, 1000, 8, 3

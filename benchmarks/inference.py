@@ -31,14 +31,16 @@ import torch
 from torch import Tensor, nn
 
 import tsslbp
-from tsslbp import bench, data, events, machine
+from tsslbp import bench, data
 from tsslbp.bench import peers
 from tsslbp.bench.against import Runner, in_turns, ratio
 from tsslbp.bench.cases import Case, plain_layers, weighted
 from tsslbp.bench.measure import interleaved
 from tsslbp.layers import Spiking
-from tsslbp.networks import Network
-from tsslbp.tables import markdown
+from tsslbp.network import infer as events
+from tsslbp.network.network import Network
+from tsslbp.utils import machine
+from tsslbp.utils.tables import markdown
 
 ROOT = Path(__file__).parent.parent
 STREAMS = "nmnist-cnn, T = 100"

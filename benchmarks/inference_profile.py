@@ -24,11 +24,11 @@ from changes import measured
 from inference import IMAGES
 from torch import Tensor
 
-from tsslbp import machine
-from tsslbp.errors import UserError
 from tsslbp.kernels.cpp import NOT_LOADED
-from tsslbp.networks import Network
-from tsslbp.tables import markdown
+from tsslbp.network.network import Network
+from tsslbp.utils import machine
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.tables import markdown
 
 SECONDS, WARM_UP = 10.0, 20
 PARTS = {

@@ -14,15 +14,16 @@ from typing import Any
 
 import command
 
-from tsslbp import files, training
+from tsslbp import training
 from tsslbp.bench import BLOCKS, TSSLBP, measure
 from tsslbp.cli import study as commands
-from tsslbp.errors import UserError
 from tsslbp.study.base import training_settings
 from tsslbp.study.compare import Compare, contestants
 from tsslbp.study.runs import settled, with_validation
 from tsslbp.study.step import peak_memory
 from tsslbp.study.tuning import Tuning
+from tsslbp.utils import files
+from tsslbp.utils.errors import UserError
 
 
 def compared(result: dict[str, Any], root: Path) -> None:

@@ -16,10 +16,13 @@ from typing import Any
 import command
 import torch
 
-from tsslbp import as_one, machine, recipes, training
+from tsslbp import training
 from tsslbp.bench.measure import interleaved
-from tsslbp.settings import TrainConfig
-from tsslbp.tables import markdown
+from tsslbp.network import train as as_one
+from tsslbp.training import recipes
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import machine
+from tsslbp.utils.tables import markdown
 
 SMALL = TrainConfig(data="digits", network="8-8-10", precision="float32")
 EPOCHS, SECONDS = 3, 20.0

@@ -17,11 +17,13 @@ import command
 import torch
 from torch import Tensor
 
-from tsslbp import files, machine, recipes, training
+from tsslbp import training
 from tsslbp.layers import Spiking
-from tsslbp.networks import Network
+from tsslbp.network.network import Network
 from tsslbp.rules.tssl import RATE_LIMIT
-from tsslbp.tables import markdown
+from tsslbp.training import recipes
+from tsslbp.utils import files, machine
+from tsslbp.utils.tables import markdown
 
 RESULTS = Path(__file__).parent.parent / "results"
 RESULT = RESULTS / "checks/paper-fallback.json"

@@ -17,9 +17,10 @@ import command
 import numpy as np
 from PIL import Image
 
-from tsslbp import files, machine, training
-from tsslbp.settings import TrainConfig
-from tsslbp.tables import markdown
+from tsslbp import training
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import files, machine
+from tsslbp.utils.tables import markdown
 
 RESULT = Path(__file__).parent.parent / "results/pictures/pictures.json"
 COUNTS, CLASSES = (1000, 100_000), 10

@@ -1,4 +1,4 @@
-"""Matrix products by oneDNN over those by MKL (``tsslbp.products``), on a quiet machine.
+"""Matrix products by oneDNN over those by MKL (``tsslbp.layers.products``), on a quiet machine.
 
 python benchmarks/products.py [SECONDS]
 
@@ -10,9 +10,10 @@ import itertools
 import command
 import torch
 
-from tsslbp import machine, products
 from tsslbp.bench.measure import interleaved
-from tsslbp.tables import markdown
+from tsslbp.layers import products
+from tsslbp.utils import machine
+from tsslbp.utils.tables import markdown
 
 MAPS = (100, 100), (400, 400), (784, 400), (700, 128), (3136, 1024)
 """Inputs and outputs."""

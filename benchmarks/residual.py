@@ -12,9 +12,10 @@ from typing import Any
 
 import command
 
-from tsslbp import files, machine, training
-from tsslbp.settings import TrainConfig
-from tsslbp.tables import markdown
+from tsslbp import training
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import files, machine
+from tsslbp.utils.tables import markdown
 
 RESULT = Path(__file__).parent.parent / "results/residual/residual.json"
 SEEDS, DEPTHS = (0, 1, 2), (7, 13)

@@ -24,9 +24,11 @@ from typing import Any
 import command
 import torch
 
-from tsslbp import machine, processes, recipes, training
-from tsslbp.settings import TrainConfig
-from tsslbp.tables import markdown
+from tsslbp import training
+from tsslbp.training import recipes
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import distributed, machine
+from tsslbp.utils.tables import markdown
 
 COUNT, WIDE, TURNS, STEPS = 2, "2000-2000-10", 14, 15
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(COUNT)]
@@ -35,9 +37,9 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 def work(recipe: str, data_root: str) -> None:
     """Train by turns together and side by side; the leading process prints what was measured."""
     machine.keep_memory()
-    waited, added, adding = 0.0, 0, processes.Group.all_reduce_async
+    waited, added, adding = 0.0, 0, distributed.Group.all_reduce_async
 
-    def timed(group: processes.Group, x: torch.Tensor) -> Callable[[], torch.Tensor]:
+    def timed(group: distributed.Group, x: torch.Tensor) -> Callable[[], torch.Tensor]:
         nonlocal added
         wait = adding(group, x)
         added += x.numel() * x.element_size() * (group.world_size > 1)
@@ -51,7 +53,7 @@ def work(recipe: str, data_root: str) -> None:
 
         return done
 
-    with processes.joined() as group:
+    with distributed.joined() as group:
         config = replace(recipes.get(recipe), data_root=Path(data_root), precision="float32")
         config, dataset = training.with_data(config)
         model, optimizer = training.prepare(config, dataset)
@@ -61,13 +63,13 @@ def work(recipe: str, data_root: str) -> None:
 
         samples = torch.arange(config.batch_size)
         ways: list[tuple[Callable[[], Any], training.Loop, torch.Tensor]] = [(nullcontext, loop(), samples)]
-        with processes.alone():
-            ways.append((processes.alone, loop(), samples[: len(samples) // group.world_size]))
+        with distributed.alone():
+            ways.append((distributed.alone, loop(), samples[: len(samples) // group.world_size]))
         # wall clock, processor of the main thread and of all others; together and alone
         times = torch.zeros(3, 2, group.world_size, TURNS, STEPS, dtype=torch.float64)
         for turn in range(-1, TURNS):  # the first one warms up
             if turn == 0:
-                processes.Group.all_reduce_async = timed  # type: ignore[method-assign]
+                distributed.Group.all_reduce_async = timed  # type: ignore[method-assign]
             for way, (context, trained, part) in enumerate(ways):
                 adding(group, torch.zeros(()))()  # both begin at the same time
                 for step in range(STEPS):
@@ -75,7 +77,7 @@ def work(recipe: str, data_root: str) -> None:
                     with context():
                         trained.step(part)
                     times[:, way, group.rank, turn, step] = clocks() - before
-        processes.Group.all_reduce_async = adding  # type: ignore[method-assign]
+        distributed.Group.all_reduce_async = adding  # type: ignore[method-assign]
         (together, alone), main, others = 1000 * group.all_reduce_(times)
         if group.leads:
             whole, apart = together.mean(0).sum(-1), 1 / (1 / alone.sum(-1)).mean(0)  # for as many samples
@@ -101,13 +103,13 @@ def clocks() -> torch.Tensor:
 def work_early(data_root: str) -> None:
     """Steps with all sums after the backward pass and with the large ones during it take turns; print milliseconds of both."""
     machine.keep_memory()
-    with processes.joined() as group:
+    with distributed.joined() as group:
         config = TrainConfig(data="mnist", data_root=Path(data_root), network=WIDE, batch_size=100, precision="float32")
         config, dataset = training.with_data(config)
         found: dict[str, list[float]] = {"after": [], "during": []}
         loops = {}
-        for name, large in (("after", 2**40), ("during", processes.LARGE)):
-            processes.LARGE = large
+        for name, large in (("after", 2**40), ("during", distributed.LARGE)):
+            distributed.LARGE = large
             model, optimizer = training.prepare(config, dataset)  # of its own, as a network keeps how it is computed
             loops[name] = training.Loop(config, dataset, model, optimizer)
             loops[name].step(torch.arange(config.batch_size))

@@ -21,10 +21,12 @@ import torch
 from changes import changing
 from inference import density, layer_by_layer
 
-from tsslbp import data, files, machine, recipes, training
+from tsslbp import data, training
 from tsslbp.bench.measure import interleaved
-from tsslbp.settings import TrainConfig
-from tsslbp.tables import markdown
+from tsslbp.training import recipes
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import files, machine
+from tsslbp.utils.tables import markdown
 
 FOLDER = Path(__file__).parent.parent / "results/silence"
 SEEDS = (0, 1, 2)

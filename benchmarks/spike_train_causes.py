@@ -14,9 +14,10 @@ from spike_trains import TASKS, TAU_M, TAU_S, TUNING_SEEDS, Nets, choose
 from torch import Tensor
 
 import tsslbp
-from tsslbp import TSSL, Rule, files, machine
+from tsslbp import TSSL, Rule
 from tsslbp.neuron import LIF, membrane_potential, rise, spikes
-from tsslbp.tables import markdown
+from tsslbp.utils import files, machine
+from tsslbp.utils.tables import markdown
 
 TASK = TASKS["easy"]
 PUBLISHED, CONTROL = TSSL(), TSSL(fallback="always")

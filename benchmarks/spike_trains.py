@@ -28,12 +28,13 @@ from scipy import stats
 from torch import Tensor
 
 import tsslbp
-from tsslbp import data, files, machine
-from tsslbp.errors import UserError
+from tsslbp import data
 from tsslbp.metrics.spike_trains import agreement
 from tsslbp.neuron import synapse
 from tsslbp.rules import Rule
-from tsslbp.tables import markdown
+from tsslbp.utils import files, machine
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.tables import markdown
 
 ROOT = Path(__file__).parent.parent
 TAU_M, TAU_S = 10.0, 4.0

@@ -20,13 +20,15 @@ import torch
 from torch import Tensor, nn
 
 import tsslbp
-from tsslbp import files, machine, publish, training
+from tsslbp import training
 from tsslbp.bench.measure import interleaved
+from tsslbp.cli import publishing
 from tsslbp.data import Dataset, Split, audio, speech
 from tsslbp.data.dataset import hold_out
 from tsslbp.data.sample_values import fitted
-from tsslbp.recipes import RECIPES
-from tsslbp.tables import markdown
+from tsslbp.training.recipes import RECIPES
+from tsslbp.utils import files, machine
+from tsslbp.utils.tables import markdown
 
 ROOT = Path(__file__).parent.parent
 RESULTS, MODEL = ROOT / "results/streaming", ROOT / "models/spoken-digits-stream.safetensors"
@@ -206,7 +208,7 @@ def answers(root: Path) -> dict[str, Any]:
     """Train the networks, choose each rule's number on validation recordings, and measure with it on test recordings."""
     recordings, result = parts(root), {"machine": machine.describe(), "seeds": SEEDS, "rules": {}}
     models = [trained(recordings, seed) for seed in SEEDS]
-    publish.export(run(SEEDS[0]), MODEL)
+    publishing.export(run(SEEDS[0]), MODEL)
     sounds = {part: spoken(recordings[part], number) for number, part in enumerate(recordings) if part != "train"}
     words = {part: [list(listen(model, sound)) for model in models] for part, (sound, _) in sounds.items()}
 

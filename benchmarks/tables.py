@@ -30,8 +30,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tsslbp import SpikingClassifier, files, machine
-from tsslbp.tables import markdown
+from tsslbp import SpikingClassifier
+from tsslbp.utils import files, machine
+from tsslbp.utils.tables import markdown
 
 RESULTS = Path(__file__).parent / "results"
 SHUFFLES = (0, 1, 2)

@@ -16,10 +16,11 @@ from typing import Any
 
 import command
 
-from tsslbp import files, machine, training
+from tsslbp import training
 from tsslbp.exchange import c, compiled
 from tsslbp.exchange.program import Program
-from tsslbp.tables import markdown
+from tsslbp.utils import files, machine
+from tsslbp.utils.tables import markdown
 
 ROUNDS, SECONDS = 100, 0.1
 HEADS = (

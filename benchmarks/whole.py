@@ -19,7 +19,7 @@ from typing import Any
 
 import command
 
-from tsslbp.tables import markdown
+from tsslbp.utils.tables import markdown
 
 EPOCHS = {"fashion-mnist-fc-head": 3, "mnist-cnn-head": 1, "fashion-mnist-cnn-head": 1}
 PROGRAM = """

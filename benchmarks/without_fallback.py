@@ -13,10 +13,12 @@ from typing import Any
 import command
 import torch
 
-from tsslbp import files, machine, recipes, training
-from tsslbp.networks import Network
-from tsslbp.settings import TrainConfig
-from tsslbp.tables import markdown
+from tsslbp import training
+from tsslbp.network.network import Network
+from tsslbp.training import recipes
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import files, machine
+from tsslbp.utils.tables import markdown
 
 RESULT = Path(__file__).parent.parent / "results/without-fallback/without-fallback.json"
 SCALES, SEEDS, EPOCHS = (1, 2, 4, 8), (0, 1, 2), 3

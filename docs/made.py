@@ -17,11 +17,13 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from docutils import nodes
 from sphinx import addnodes
 
-from tsslbp import cli, publish, recipes, report, study
+from tsslbp import cli, report, study
+from tsslbp.cli import publishing
 from tsslbp.cli.commands import COMMANDS
-from tsslbp.declared import Group, Must, docstrings, flag, kinds_of
-from tsslbp.settings import GROUPS, TrainConfig
-from tsslbp.tables import markdown
+from tsslbp.training import recipes
+from tsslbp.training.settings import GROUPS, TrainConfig
+from tsslbp.utils.fields import Group, Must, docstrings, flag, kinds_of
+from tsslbp.utils.tables import markdown
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -32,29 +34,29 @@ ITEM = re.compile(r"^- \[([^]]+)\]\(([^)#\s]+)\)", re.MULTILINE)
 
 MODULES = {
     "tsslbp": "Build, call and load",
-    "tsslbp.networks": "Networks",
-    "tsslbp.state": "States between parts",
+    "tsslbp.network.network": "Networks",
+    "tsslbp.network.state": "States between parts",
     "tsslbp.layers": "Layers",
     "tsslbp.neuron": "The neuron",
     "tsslbp.rules": "Learning rules",
-    "tsslbp.quantisation": "Weights of few bits",
-    "tsslbp.sparse": "Maps by what changes",
+    "tsslbp.layers.quantisation": "Weights of few bits",
+    "tsslbp.layers.sparse": "Maps by what changes",
     "tsslbp.losses": "Losses",
     "tsslbp.encoding": "Encoders",
-    "tsslbp.signal": "Signals",
+    "tsslbp.utils.signals": "Signals",
     "tsslbp.metrics": "Decoding outputs",
     "tsslbp.metrics.spike_trains": "Spike-train distances",
-    "tsslbp.notation": "Notation of networks",
+    "tsslbp.network.notation": "Notation of networks",
     "tsslbp.data": "Data sets",
     "tsslbp.data.arrays": "Arrays of your own",
     "tsslbp.data.npz": "Files of your own",
     "tsslbp.data.synthetic": "Synthetic tasks",
     "tsslbp.data.audio": "Sound",
     "tsslbp.data.speech": "Spoken digits",
-    "tsslbp.classifier": "scikit-learn classifier",
-    "tsslbp.plot": "Figures",
+    "tsslbp.sklearn": "scikit-learn classifier",
+    "tsslbp.report.plot": "Figures",
     "tsslbp.training": "Training runs",
-    "tsslbp.processes": "Several processes",
+    "tsslbp.utils.distributed": "Several processes",
     "tsslbp.exchange.nir": "NIR graphs",
     "tsslbp.exchange.onnx": "ONNX graphs",
 }
@@ -103,7 +105,7 @@ def modules() -> Iterator[tuple[str, str]]:
     """A page of the API for each module, which autodoc fills."""
     for name, title in MODULES.items():
         lines = [f".. automodule:: {name}"]
-        if left_out := {"tsslbp": ELSEWHERE, "tsslbp.classifier": ROUTING}.get(name):
+        if left_out := {"tsslbp": ELSEWHERE, "tsslbp.sklearn": ROUTING}.get(name):
             lines += [f"   :exclude-members: {', '.join(left_out)}"]
         for part in EQUATIONS.get(name, ()):
             docstring = [f".. automodule:: {name}.{part}", "   :no-members:", "   :no-index:"]
@@ -208,7 +210,7 @@ def examples(build: Path) -> None:
     shutil.copy(report.write(run), shown / "run.html")
     for name, folder in EXAMPLES.items():
         copied = shutil.copytree(ROOT / "results" / folder, build / "pages" / name, dirs_exist_ok=True)
-        shutil.copy(publish.write_page(copied), shown / f"{name}.html")
+        shutil.copy(publishing.write_page(copied), shown / f"{name}.html")
 
 
 def repository() -> dict[str, str]:

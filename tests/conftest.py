@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from tsslbp.settings import TrainConfig
+    from tsslbp.training.settings import TrainConfig
 
 settings.register_profile("bounded", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("bounded")
@@ -66,7 +66,7 @@ def samples() -> Path:
 @pytest.fixture
 def quick(tmp_path: Path) -> Any:
     """Makes settings that train on the digits in about a second, in a folder of their own."""
-    from tsslbp.settings import TrainConfig
+    from tsslbp.training.settings import TrainConfig
 
     def make(**changes: Any) -> "TrainConfig":
         defaults: dict[str, Any] = {"runs_dir": tmp_path / "runs", "network": "30-10", "epochs": 2, "batch_size": 100}

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from tsslbp import UserError, cli, kernels, sparse, training
+from tsslbp import UserError, cli, kernels, training
 from tsslbp.kernels import cpp
+from tsslbp.layers import sparse
 
 BACKENDS = [
     pytest.param(name, marks=pytest.mark.skipif(not usable, reason=reason))

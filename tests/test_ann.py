@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch.nn.utils import prune
 
 from tsslbp import UserError, build, cli, data, losses, metrics, training
-from tsslbp.ann import Binary
 from tsslbp.layers import Linear
-from tsslbp.settings import TrainConfig
+from tsslbp.network.ann import Binary
 from tsslbp.training import first_weights
+from tsslbp.training.settings import TrainConfig
 
 SETTINGS = {"input_shape": (2, 9, 8), "time_steps": 4, "tau_m": 5.0, "tau_s": 3.0}
 NOTATION = "4C3-P2-5C2-7-3"

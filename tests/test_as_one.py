@@ -18,11 +18,13 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import tsslbp
-from tsslbp import UserError, as_one, kernels, processes, rules
+from tsslbp import UserError, kernels, rules
 from tsslbp.layers import Linear, Spiking
 from tsslbp.layers.convolution import convolved
-from tsslbp.networks import Network
+from tsslbp.network import train as as_one
+from tsslbp.network.network import Network
 from tsslbp.neuron import LIF
+from tsslbp.utils import distributed
 
 pytestmark = pytest.mark.skipif(not kernels.backends()["cpp"].usable, reason="the C++ kernels are not built")
 
@@ -269,7 +271,7 @@ def test_in_a_job_of_several_processes(notation, rule, runs, ran, monkeypatch):
     net, x = tsslbp.build(notation, rule=rule, **SETTINGS), torch.rand(5, 3, 6)
     results(net, x)
     assert len(ran) == 1
-    monkeypatch.setattr(processes, "group", lambda: processes.Group(2))
+    monkeypatch.setattr(distributed, "group", lambda: distributed.Group(2))
     assert (as_one.output(net, x) is not None) == runs
 
 

@@ -9,14 +9,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tsslbp
-from tsslbp import automatic, cli, data, study, training
+from tsslbp import cli, data, study, training
 from tsslbp.data import Dataset, Normalisation, Split
-from tsslbp.errors import UserError
-from tsslbp.filters import ORDERS, SHARE, Filters, channels_of, dilations
-from tsslbp.networks import Network
-from tsslbp.settings import TrainConfig
+from tsslbp.data.filters import ORDERS, SHARE, Filters, channels_of, dilations
+from tsslbp.network.network import Network
 from tsslbp.study.runs import Run
-from tsslbp.training import first_weights
+from tsslbp.training import automatic, first_weights
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils.errors import UserError
 
 KINDS = {
     "vectors": (60, 4),
@@ -209,7 +209,7 @@ def test_filters_of_many_channels_need_no_copies_of_them(monkeypatch):
     assert largest.numbers <= 2 * x.numel()
     x, largest.numbers = torch.rand(50, 10, 400), 0
     filters = Filters.fitted(x, None, 300)
-    monkeypatch.setattr("tsslbp.filters.AT_ONCE", 8 * 400 * 10)
+    monkeypatch.setattr("tsslbp.data.filters.AT_ONCE", 8 * 400 * 10)
     with largest:
         rates = filters.rates(x)
     assert largest.numbers <= max(rates.numel(), 3 * 8 * 400 * 10)  # padded for the largest dilation

@@ -11,11 +11,13 @@ import pytest
 import torch
 from shared import fails
 
-from tsslbp import UserError, as_one, bench, cli, kernels, machine
-from tsslbp.architecture import PAPER
+from tsslbp import UserError, bench, cli, kernels
 from tsslbp.bench import measure
 from tsslbp.bench.cases import Case, cases, floor, grown
 from tsslbp.cli import speed
+from tsslbp.network import train as as_one
+from tsslbp.network.architecture import PAPER
+from tsslbp.utils import machine
 
 comparing = importlib.import_module("tsslbp.bench.against")  # its name in the package is that of the function
 SMALL = Case("small", replace(PAPER["mnist-cnn-head"], network="3C5-P2-7-10"), batch=2)

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 import tsslbp
-from tsslbp import UserError, recipes, training
+from tsslbp import UserError, training
 from tsslbp.data import speech
+from tsslbp.network.notation import NeuronSpec, parse, unpacked
 from tsslbp.neuron import LIF, membrane_potential, synapse
-from tsslbp.notation import NeuronSpec, parse, unpacked
 from tsslbp.rivals.eventprop import random_case
-from tsslbp.settings import TrainConfig
 from tsslbp.study.fidelity import grid_gradient
+from tsslbp.training import recipes
+from tsslbp.training.settings import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 LIMITS = ("FLAT", "CONVOLVED", "BF16")
@@ -323,7 +324,7 @@ def test_every_stepper_answers(words):
 
 def test_a_profile_tells_what_the_functions_of_the_kernels_do(script):
     module = script("inference_profile")
-    source = "".join(path.read_text() for path in (ROOT / "src/tsslbp/csrc").glob("*.h"))
+    source = "".join(path.read_text() for path in (ROOT / "src/tsslbp/kernels/csrc").glob("*.h"))
     assert all(f"{name}(" in source or f"struct {name} " in source for own in module.PARTS.values() for name in own)
     functions = [
         "tsslbp::events::Vectors<float, 64> load<64, float>(float const*)",
@@ -339,11 +340,11 @@ def test_a_profile_tells_what_the_functions_of_the_kernels_do(script):
 @pytest.mark.slow
 def test_what_changes_and_what_silence_gains(script, monkeypatch):
     net = tsslbp.build("20-40-10", input_shape=(8,), time_steps=5, tau_m=5, tau_s=3).eval()
-    monkeypatch.setattr(tsslbp.sparse, "WORK", 0)
-    once, limits = script("changes").changing(net, torch.zeros(30, 8)), [getattr(tsslbp.sparse, name) for name in LIMITS]
+    monkeypatch.setattr(tsslbp.layers.sparse, "WORK", 0)
+    once, limits = script("changes").changing(net, torch.zeros(30, 8)), [getattr(tsslbp.layers.sparse, name) for name in LIMITS]
     assert once["linear2"] == 0  # nothing enters, so nothing changes
     assert script("changes").changing(net, 3 * torch.rand(30, 8))["linear2"] > 0.01
-    assert limits == [getattr(tsslbp.sparse, name) for name in LIMITS]
+    assert limits == [getattr(tsslbp.layers.sparse, name) for name in LIMITS]
     ((name, weights, changes, *times),) = script("changes").compared(
         "small", {"first": net}, torch.rand(30, 8), torch.arange(30) % 10, 0.0
     )
@@ -522,8 +523,8 @@ def test_inference_layer_by_layer_is_that(script):
     net = tsslbp.build("20-6", input_shape=(11,), time_steps=5, tau_m=5, tau_s=3).eval()
     x = torch.rand(2, 11)
     with torch.no_grad():
-        assert tsslbp.events.plan(net, x) is not None
-        assert tsslbp.events.plan(script("inference").layer_by_layer(net), x) is None
+        assert tsslbp.network.infer.plan(net, x) is not None
+        assert tsslbp.network.infer.plan(script("inference").layer_by_layer(net), x) is None
 
 
 @pytest.mark.slow
@@ -623,7 +624,7 @@ def started(monkeypatch, tmp_path, capsys):
         monkeypatch.syspath_prepend(ROOT / "benchmarks")
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("sys.argv", [f"benchmarks/{name}.py", *words])
-        monkeypatch.setattr("tsslbp.files.write_bytes", lambda *_: pytest.fail("something was written"))
+        monkeypatch.setattr("tsslbp.utils.files.write_bytes", lambda *_: pytest.fail("something was written"))
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(ROOT / f"benchmarks/{name}.py"), run_name="__main__")
         return end.value.code, (capsys.readouterr().err.splitlines() or [""])[-1]

@@ -15,18 +15,19 @@ import torch
 from shared import run
 
 import tsslbp
-from tsslbp import UserError, cli, data, files, layers, training
+from tsslbp import UserError, cli, data, layers, training
 from tsslbp.data import Facts, Normalisation, Split
+from tsslbp.data.filters import Filters
 from tsslbp.exchange import c, compiled
 from tsslbp.exchange import integer as integers
 from tsslbp.exchange.chain import chain
 from tsslbp.exchange.integer import whole_input
 from tsslbp.exchange.literals import escaped, numbers
 from tsslbp.exchange.program import Program
-from tsslbp.filters import Filters
+from tsslbp.layers.quantisation import INPUT_LARGEST
 from tsslbp.metrics import decode
-from tsslbp.quantisation import INPUT_LARGEST
 from tsslbp.training.inputs import Inputs
+from tsslbp.utils import files
 
 ROOT = Path(__file__).parent.parent
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="there is no C compiler")

@@ -12,7 +12,8 @@ import torch
 from shared import run
 
 import tsslbp
-from tsslbp import UserError, catalogue, rivals, rules
+from tsslbp import UserError, rivals, rules
+from tsslbp.rivals import catalogue
 from tsslbp.rivals.check import check, numbers
 
 ROOT = Path(__file__).parent.parent

@@ -17,10 +17,12 @@ import pytest
 import torch
 from shared import Listens, StopAt, fails
 
-from tsslbp import UserError, machine, processes, publish, report, training
-from tsslbp.settings import TrainConfig
+from tsslbp import UserError, report, training
+from tsslbp.cli import publishing
 from tsslbp.study import runs
 from tsslbp.training import checkpoint, records
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import distributed, machine
 
 NAN, INF = math.nan, math.inf
 
@@ -310,7 +312,7 @@ def test_a_run_says_where_it_was_trained(stopped, monkeypatch, tmp_path):
     page = report.write(folder).read_text()
     assert here["processor"] in page
     assert "elsewhere" not in page
-    written = publish.results.write_results(tmp_path / "results", "tsslbp train", [folder]).read_text()
+    written = publishing.results.write_results(tmp_path / "results", "tsslbp train", [folder]).read_text()
     assert here["processor"] in written
     assert "elsewhere" not in written
     assert training.train(replace(config, epochs=5))[1]["machine"] == {"processor": "elsewhere"}
@@ -334,12 +336,12 @@ def test_a_run_writes_nothing_into_a_newer_run_of_its_name(quick):
 
 def test_a_run_with_an_average_goes_on_if_its_first_step_was_lost(quick, monkeypatch):
     def lost(*_):
-        raise processes.Lost("gone")
+        raise distributed.Lost("gone")
 
     config = quick(name="run", epochs=1, average=0.9, network="3-10")
     with monkeypatch.context() as patch:
         patch.setattr(training.Loop, "step", lost)
-        with pytest.raises(processes.Lost):
+        with pytest.raises(distributed.Lost):
             training.train(config)
     state = checkpoint.unpack((config.runs_dir / "run/checkpoint.pt").read_bytes())["state"]
     assert (state["epoch"], state["step"], state["average"]) == (1, 0, [])

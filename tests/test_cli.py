@@ -24,11 +24,12 @@ from shared import run
 from sklearn.datasets import load_digits
 
 import tsslbp
-from tsslbp import UserError, cli, data, imports, metrics, recipes, report, training
+from tsslbp import UserError, cli, data, metrics, report, training
 from tsslbp.cli import parse, predictions, show
-from tsslbp.declared import docstrings
-from tsslbp.settings import TrainConfig
-from tsslbp.training import watch
+from tsslbp.training import recipes, watch
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import imports
+from tsslbp.utils.fields import docstrings
 
 VOWELS = Path(__file__).parent / "samples/TimeSeries/JapaneseVowels_TRAIN.ts"
 TINY = ["--network", "20-10", "--padding", "0", "--epochs", "1", "--batch-size", "100"]

@@ -24,14 +24,14 @@ from test_report import Page
 
 from tsslbp import UserError, build, cli, data, layers, losses, study, training
 from tsslbp.data import Normalisation, Split
-from tsslbp.filters import Filters
+from tsslbp.data.filters import Filters
 from tsslbp.neuron import membrane_potential, spikes, synapse
-from tsslbp.settings import TrainConfig
 from tsslbp.study import activity, comparison, runs, search, step, tuning
 from tsslbp.study.compare import Compare
 from tsslbp.study.tuning import Tuning
 from tsslbp.training import folder as run_folder
 from tsslbp.training.inputs import Inputs
+from tsslbp.training.settings import TrainConfig
 
 comparing = importlib.import_module("tsslbp.study.compare")  # its name in the package is that of the function
 RULES = ["tssl", "tssl(leak=False, clip=2)", "relu"]

@@ -726,7 +726,7 @@ def test_every_form_with_constants_of_each_channel(constant, half, pool):
     full = response.view(-1, 1, 1, 1, 1) * x.float() if constant else x.float()
     membrane, psc, _ = cpp.forward(x, neuron, None, form)
     expected, plain, _ = reference.forward(full, neuron)
-    pooled = plain if pool is None else tsslbp.crossing.sum_pool(plain.flatten(0, 1), pool).unflatten(0, (6, 2))
+    pooled = plain if pool is None else tsslbp.functional.sum_pool(plain.flatten(0, 1), pool).unflatten(0, (6, 2))
     torch.testing.assert_close(membrane, expected)
     torch.testing.assert_close(psc, pooled)
     error = current_of(*psc.shape, seed=4, dtype=torch.float32)
@@ -734,7 +734,7 @@ def test_every_form_with_constants_of_each_channel(constant, half, pool):
         error
         if pool is None
         else torch.autograd.functional.vjp(
-            lambda a: tsslbp.crossing.sum_pool(a.flatten(0, 1), pool), plain, error.flatten(0, 1)
+            lambda a: tsslbp.functional.sum_pool(a.flatten(0, 1), pool), plain, error.flatten(0, 1)
         )[1]
     )
     rule = TSSL(fallback="no-spike")

@@ -54,7 +54,7 @@ def copy_what_builds(folder):
 
 def test_without_a_compiler_the_package_installs_and_says_what_is_missing(tmp_path):
     copy_what_builds(tmp_path)
-    shutil.copytree(ROOT / "src/tsslbp/csrc", tmp_path / "src/tsslbp/csrc")
+    shutil.copytree(ROOT / "src/tsslbp/kernels/csrc", tmp_path / "src/tsslbp/kernels/csrc")
     (tmp_path / "src/tsslbp/__init__.py").touch()
     for place in ("src/tsslbp/kernels", "built/tsslbp/kernels"):
         (tmp_path / place).mkdir(parents=True)
@@ -66,17 +66,17 @@ def test_without_a_compiler_the_package_installs_and_says_what_is_missing(tmp_pa
     assert "the C++ kernels could not be built, so the slower reference implementation will" in done.stdout + done.stderr
     assert not list(tmp_path.rglob("*.so"))
     library = tmp_path / "src/tsslbp/kernels/_cpu.abi3.so"
-    files = [path for path in sorted((ROOT / "src/tsslbp/csrc").iterdir()) if path.suffix in (".cpp", ".h")]
+    files = [path for path in sorted((ROOT / "src/tsslbp/kernels/csrc").iterdir()) if path.suffix in (".cpp", ".h")]
     library.write_bytes(hashlib.sha256(b"".join(map(Path.read_bytes, files))).hexdigest().encode())  # of this source
     subprocess.run(build, cwd=tmp_path, env=environment, capture_output=True, check=True)
     assert library.exists()
     assert (tmp_path / "built/tsslbp/__init__.py").exists()
-    assert not (tmp_path / "built/tsslbp/csrc").exists()
+    assert not (tmp_path / "built/tsslbp/kernels/csrc").exists()
 
 
 TRAIN = """
 from tsslbp import cli, training
-from tsslbp.settings import TrainConfig
+from tsslbp.training.settings import TrainConfig
 
 print(cli.main(["train", "--network", "10", "--momentum", "1"]))
 for momentum in (0.5, 0.9):

@@ -22,10 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import fails, save
 
-from tsslbp import UserError, data, draws, machine
+from tsslbp import UserError, data
 from tsslbp.data import images, readers
 from tsslbp.data.dataset import Normalisation, Split, hold_out
 from tsslbp.data.sample_values import fitted
+from tsslbp.utils import machine, prng
 
 SAMPLES = Path(__file__).parent / "samples"
 FULL = Path(__file__).parents[2] / "shared" / "data"
@@ -860,7 +861,7 @@ def test_headers_of_own_files_are_checked_before_anything_is_allocated(tmp_path,
 def test_what_does_not_fit_in_memory_is_refused_before_it_is_read(tmp_path, mnist, monkeypatch):
     path = save(tmp_path / "large.npz", x=np.zeros((12, 2**20), np.uint8), y=Y)
     data.load(path, Path())
-    monkeypatch.setattr("tsslbp.machine._free_memory", lambda: 2**20)
+    monkeypatch.setattr("tsslbp.utils.machine._free_memory", lambda: 2**20)
     monkeypatch.setattr("numpy.load", lambda *args, **options: pytest.fail("it was read"))
     with fails(r"large.npz needs 0.0 GiB of memory, and 0.0 GiB are free"):
         data.load(path, Path())
@@ -971,7 +972,7 @@ def test_every_name_loads():
 
 def keys(count, epoch=1):
     """Keys of the first samples of an epoch."""
-    return draws.mix(0, epoch, torch.arange(count))
+    return prng.mix(0, epoch, torch.arange(count))
 
 
 def shifted(image: torch.Tensor, down: int, right: int, flipped: bool) -> torch.Tensor:

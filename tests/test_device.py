@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tsslbp import UserError, encoding, processes, training
+from tsslbp import UserError, encoding, training
 from tsslbp.data import Split
 from tsslbp.data.augment import crop_and_flip
-from tsslbp.settings import TrainConfig
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import distributed
 
 CASES = {
     "fully connected": {"network": "12-10"},
@@ -50,14 +51,14 @@ def test_devices_that_are_none(name):
 def test_a_gpu_that_is_not_there_is_missed_before_training(quick):
     with pytest.raises(UserError, match=r"--device is cuda:99; PyTorch finds \d+ GPUs here"):
         training.train(quick(device="cuda:99"))
-    assert processes.device("cpu") == torch.device("cpu")
+    assert distributed.device("cpu") == torch.device("cpu")
 
 
 def test_processes_do_not_share_a_gpu(monkeypatch):
     for name, value in {"TORCHELASTIC_RUN_ID": "job", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="is cuda:0, which 2 processes would share; --device cuda gives each its own"):
-        processes.device("cuda:0")
+        distributed.device("cuda:0")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU")

@@ -21,10 +21,11 @@ import together
 import torch
 
 import tsslbp
-from tsslbp import UserError, data, processes, training
+from tsslbp import UserError, data, training
 from tsslbp.layers import BatchNorm
 from tsslbp.training import run
 from tsslbp.training.reduction import Reduction
+from tsslbp.utils import distributed
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 HANG = 500
@@ -104,7 +105,7 @@ def test_processes_train_as_one(count, steps, tmp_path, monkeypatch):
         assert_as_one_alone(name, made, steps)
 
 
-class Twin(processes.Group):
+class Twin(distributed.Group):
     """A group of this process and one that has no samples."""
 
     def all_reduce_async(self, x):
@@ -117,21 +118,21 @@ def test_equally_many_right_answers_are_the_same_accuracy(monkeypatch):
     monkeypatch.setattr(training.Model, "scores", lambda self, samples, first=0: (torch.arange(len(samples)) < 13).double())
     monkeypatch.setattr(Twin, "share", lambda self, samples: samples)
     found = []
-    for group in (processes.ALONE, Twin(world_size=2)):
-        monkeypatch.setattr(processes, "group", lambda group=group: group)
+    for group in (distributed.ALONE, Twin(world_size=2)):
+        monkeypatch.setattr(distributed, "group", lambda group=group: group)
         found.append(model.accuracy(data.Split(torch.zeros(360, 2), torch.zeros(360, dtype=torch.long))))
     assert found[0] == found[1]
 
 
 def test_what_has_been_added_up_may_be_asked_for_again(monkeypatch):
     """As in a second backward pass through a retained graph."""
-    monkeypatch.setattr(processes.dist, "all_reduce", lambda x, async_op: mock.Mock(is_completed=lambda: True))
-    group = processes.Group(world_size=2)
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda x, async_op: mock.Mock(is_completed=lambda: True))
+    group = distributed.Group(world_size=2)
     added = group.all_reduce_async(torch.ones(2))
     assert added() is added()
     for _ in range(5):
         group.all_reduce_async(torch.ones(2))  # nobody asks
-    assert len(processes._SUMS) == 1
+    assert len(distributed._SUMS) == 1
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (3, 2, 5, 2, 3), (3, 2, 5, 7), (1, 1, 5, 2, 3)])
@@ -142,8 +143,8 @@ def test_normalisation_over_processes_is_that_over_all_samples(shape, dtype, mon
     if len(shape) == 5:
         x = x.movedim(2, -1).contiguous().movedim(-1, 2)
     found = []
-    for group in (processes.ALONE, Twin(world_size=2)):
-        monkeypatch.setattr(processes, "group", lambda group=group: group)
+    for group in (distributed.ALONE, Twin(world_size=2)):
+        monkeypatch.setattr(distributed, "group", lambda group=group: group)
         layer, own = BatchNorm(5, 0.7), x.clone().requires_grad_()
         layer = layer.double() if dtype == torch.float64 else layer
         y = layer(own)
@@ -159,11 +160,11 @@ def test_normalisation_over_processes_is_that_over_all_samples(shape, dtype, mon
             torch.autograd.grad(layer(own).square().sum(), own, create_graph=True)
 
 
-@pytest.mark.parametrize("group", [processes.ALONE, Twin(world_size=2)], ids=["alone", "together"])
+@pytest.mark.parametrize("group", [distributed.ALONE, Twin(world_size=2)], ids=["alone", "together"])
 @pytest.mark.parametrize("pictures", [1, 2])
 def test_normalisation_in_every_layout(pictures, group, monkeypatch):
     """PyTorch 2.13's gradients of a single picture are wrong in some."""
-    monkeypatch.setattr(processes, "group", lambda: group)
+    monkeypatch.setattr(distributed, "group", lambda: group)
     shape, found = (pictures, 3, 5, 4), []
     plain = [torch.randn(shape, dtype=torch.float64) for _ in range(2)]
     for orders in itertools.product(itertools.permutations(range(4)), repeat=2):
@@ -186,13 +187,13 @@ def test_every_process_adds_up_the_accuracy_of_few_samples(quick, monkeypatch):
 
     summed, (config, dataset) = [], training.with_data(quick())
     model, _ = training.prepare(config, dataset)
-    monkeypatch.setattr(processes, "group", lambda: Watched(world_size=2))
+    monkeypatch.setattr(distributed, "group", lambda: Watched(world_size=2))
     model.accuracy(dataset.test.select(torch.arange(1)))  # all of it is this process's share, and none the other's
     assert len(summed) == 1
 
 
 def test_frozen_weights_are_not_added_up(monkeypatch):
-    monkeypatch.setattr(processes, "LARGE", 1)
+    monkeypatch.setattr(distributed, "LARGE", 1)
     frozen, learned = torch.nn.Parameter(torch.ones(2), requires_grad=False), torch.nn.Parameter(torch.ones(2))
     added = Reduction([frozen, learned], Twin(world_size=2))
     with added.early():
@@ -202,8 +203,8 @@ def test_frozen_weights_are_not_added_up(monkeypatch):
 
 
 def test_a_process_alone_is_a_group_of_one():
-    alone = processes.group()
-    assert (alone.world_size, alone.rank, alone.leads, processes.world_size(), processes.leads()) == (1, 0, True, 1, True)
+    alone = distributed.group()
+    assert (alone.world_size, alone.rank, alone.leads, distributed.world_size(), distributed.leads()) == (1, 0, True, 1, True)
     x = torch.arange(5.0)
     assert alone.share(x) is x is alone.all_reduce_(x) is alone.all_reduce_async(x)() is alone.broadcast_(x)
     assert (alone.broadcast(b"a"), alone.all_gather_text("b"), float(alone.mean(x)), alone.speaks()) == (b"a", ["b"], 2.0, True)
@@ -216,7 +217,7 @@ def test_a_process_alone_is_a_group_of_one():
 @pytest.mark.parametrize("samples", [0, 1, 7, 8])
 def test_shares_make_up_the_batch(samples):
     x = torch.arange(samples)
-    shares = [processes.Group(4, number).share(x) for number in range(4)]
+    shares = [distributed.Group(4, number).share(x) for number in range(4)]
     assert torch.equal(torch.cat(shares), x)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -269,7 +270,7 @@ def test_a_killed_process_ends_the_job_in_one_line_and_the_run_goes_on(victim, t
     assert line.endswith("go on with: torchrun --nproc-per-node 2 -m tsslbp train --config runs/cut/config.toml --resume")
     before = torch.load(tmp_path / "runs/cut/checkpoint.pt", weights_only=True)["state"]
     assert 1 <= before["epoch"] < 80
-    config = tsslbp.settings.TrainConfig.from_toml(tmp_path / "runs/cut/config.toml")
+    config = tsslbp.training.settings.TrainConfig.from_toml(tmp_path / "runs/cut/config.toml")
     folder, final = training.train(replace(config, runs_dir=tmp_path / "runs", resume=True))  # one process goes on
     records, _ = training.read_metrics(folder)
     assert [record["epoch"] for record in records] == list(range(1, 81))
@@ -285,14 +286,14 @@ import os, signal, sys, time
 from tsslbp import cli, processes
 
 def train(_):
-    with processes.joined() as group:
+    with distributed.joined() as group:
         if group.rank:
             group.store.get("joined")
             os.kill(os.getpid(), signal.SIGKILL)
         group.store.set("joined", "yes")
         {waits}
 
-processes.ANSWER, processes.END = 0.5, 1.0
+distributed.ANSWER, distributed.END = 0.5, 1.0
 cli.COMMANDS["train"] = train
 sys.exit(cli.main(["train"]))
 """)
@@ -307,7 +308,7 @@ def test_a_process_that_does_not_answer_costs_no_step(tmp_path):
 import runpy
 from tsslbp import processes
 
-processes.ANSWER = 1.0
+distributed.ANSWER = 1.0
 runpy.run_module("tsslbp", run_name="__main__", alter_sys=True)
 """)
     process = torchrun(2, tmp_path / "impatient.py", *LONG, "--name", "cut", cwd=tmp_path)
@@ -333,7 +334,7 @@ import torch
 from tsslbp import cli, processes
 
 def train(_):
-    with processes.joined() as group:
+    with distributed.joined() as group:
         group.all_gather_text("here")
         if group.rank:
             time.sleep(1.5)
@@ -342,10 +343,10 @@ def train(_):
         os.kill(os.getpid(), signal.SIGTERM)
         added()
 
-processes.ANSWER, processes.END = 0.5, 1.0
+distributed.ANSWER, distributed.END = 0.5, 1.0
 cli.COMMANDS["train"] = train
 code = cli.main(["train"])
-os._exit(code) if processes.stuck() else sys.exit(code)
+os._exit(code) if distributed.stuck() else sys.exit(code)
 """)
     (line,) = ended(torchrun(2, tmp_path / "sums.py"))
     assert line.startswith("tsslbp: this process was asked to stop (SIGTERM)")
@@ -358,8 +359,8 @@ def test_a_signal_to_a_child_is_not_for_its_parent():
 import os, signal, time
 from tsslbp import processes
 
-processes.ANSWER = processes.END = 0.1
-with processes._answering(processes.ALONE):
+distributed.ANSWER = distributed.END = 0.1
+with distributed._answering(distributed.ALONE):
     ready, told = os.pipe()
     if not (child := os.fork()):
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -404,17 +405,17 @@ def test_each_run_of_a_script_that_is_started_again_goes_on(skips, quick, monkey
 
     class Stop(training.Progress):
         def finished_epoch(self, record):
-            if not processes.restarts():
+            if not distributed.restarts():
                 raise RuntimeError
 
     def script():
         monkeypatch.setattr(run, "_CALLS", Counter())
         for seed, name in enumerate("ab"):
-            if not (skips and processes.restarts() and name == "a"):
+            if not (skips and distributed.restarts() and name == "a"):
                 training.train(quick(name=name, seed=seed), Stop() if name == "b" else None)
 
-    group = processes.Group(store=torch.distributed.HashStore())
-    monkeypatch.setattr(processes, "joined", lambda: nullcontext(group))
+    group = distributed.Group(store=torch.distributed.HashStore())
+    monkeypatch.setattr(distributed, "joined", lambda: nullcontext(group))
     with pytest.raises(RuntimeError):
         script()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
@@ -426,8 +427,8 @@ def test_a_single_process_of_torchrun_has_its_store(monkeypatch):
     where = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0", "TORCHELASTIC_RUN_ID": "x"}
     for name, value in where.items():
         monkeypatch.setenv(name, value)
-    with processes.joined() as group:
-        assert (group.world_size, group.leads, processes.group()) == (1, True, processes.ALONE)
+    with distributed.joined() as group:
+        assert (group.world_size, group.leads, distributed.group()) == (1, True, distributed.ALONE)
         assert (group.remembered("run"), group.remembered("run", "a"), group.remembered("run")) == (None, "a", "a")
 
 

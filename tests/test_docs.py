@@ -15,7 +15,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tsslbp import catalogue, cli, data, losses, publish, rules, study
+from tsslbp import cli, data, losses, rules, study
+from tsslbp.cli import publishing
+from tsslbp.rivals import catalogue
 from tsslbp.rules import surrogate
 
 pytestmark = pytest.mark.painted
@@ -235,7 +237,7 @@ def test_every_surrogate_and_every_loss_has_its_row():
 def test_flags_that_are_named_exist():
     modules = [
         importlib.import_module(f"{package.__name__}.{path.stem}")
-        for package in (cli, publish, study)
+        for package in (cli, publishing, study)
         for path in Path(package.__file__).parent.glob("*.py")
     ]
     options = [thing for module in modules for thing in vars(module).values() if dataclasses.is_dataclass(thing)]

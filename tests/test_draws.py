@@ -9,19 +9,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsslbp import TSSL, UserError, build, data, draws, training
+from tsslbp import TSSL, UserError, build, data, training
 from tsslbp.kernels import cpp
 from tsslbp.layers import Dropout, dropout
-from tsslbp.signal import Constant
-from tsslbp.state import State
+from tsslbp.network.state import State
 from tsslbp.training.loop import Loop
+from tsslbp.utils import prng
+from tsslbp.utils.signals import Constant
 
 SAMPLES, UNITS = 400, 500
 
 
 def masks(p=0.5, seed=0, epoch=1, number=1, samples=SAMPLES, units=UNITS):
     """Which units are kept, ``[samples, units]``, as the training loop draws them."""
-    keys = draws.mix(seed, epoch, torch.arange(samples))
+    keys = prng.mix(seed, epoch, torch.arange(samples))
     return (Dropout(p, number)(torch.ones(1, samples, units), keys)[0] != 0).double()
 
 
@@ -34,7 +35,7 @@ def test_a_mask_drops_its_share_in_all_and_of_each_unit_and_sample(p):
     for mean, count in ((kept.mean(), kept.numel()), (kept.mean(0), SAMPLES), (kept.mean(1), UNITS)):
         sd = math.sqrt(p * (1 - p) / count)
         assert (mean - (1 - p)).abs().max() < 6 * sd + 1 / count
-    scaled = Dropout(p)(torch.ones(1, SAMPLES, UNITS), draws.mix(torch.arange(SAMPLES)))
+    scaled = Dropout(p)(torch.ones(1, SAMPLES, UNITS), prng.mix(torch.arange(SAMPLES)))
     assert scaled.mean().item() == pytest.approx(1, abs=6 * math.sqrt(p / (1 - p) / scaled.numel()))
 
 
@@ -69,7 +70,7 @@ def test_a_mask_tells_nothing_of_another(other):
     seed=st.integers(-(2**63), 2**63 - 1),
 )
 def test_the_kernel_draws_the_same_masks(dtype, p, samples, count, seed):
-    drawn = draws.mix(seed, torch.arange(samples)), (draws.DROPOUT, seed), count, p, dtype
+    drawn = prng.mix(seed, torch.arange(samples)), (prng.DROPOUT, seed), count, p, dtype
     made = dropout.mask_of(*drawn)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpp, "NOT_LOADED", "not built")
@@ -99,7 +100,7 @@ def test_counts_of_kept_units_spread_as_independent_ones_do():
 
 
 def test_every_bit_is_even_and_runs_are_as_long_as_chance_makes_them():
-    bits = draws.bits(draws.mix(torch.arange(2000)), 501)
+    bits = prng.bits(prng.mix(torch.arange(2000)), 501)
     assert (bits.dtype, bits.shape) == (torch.int32, (2000, 501))
     planes = torch.stack([bits >> position & 1 for position in range(32)]).double()
     assert (planes.mean((1, 2)) - 0.5).abs().max() < 6 * 0.5 / math.sqrt(bits.numel())
@@ -113,12 +114,12 @@ def test_every_bit_is_even_and_runs_are_as_long_as_chance_makes_them():
 
 
 def test_keys_differ_by_every_number_and_by_their_order():
-    several = draws.mix(torch.arange(50).view(-1, 1, 1), torch.arange(50).view(-1, 1), torch.arange(50))
+    several = prng.mix(torch.arange(50).view(-1, 1, 1), torch.arange(50).view(-1, 1), torch.arange(50))
     assert several.shape == (50, 50, 50)
     assert several.unique().numel() == 50**3
-    assert draws.mix(-1) == draws.mix(2**64 - 1) != draws.mix(2**63 - 1)
-    assert draws.mix(7, torch.tensor([8])) == draws.mix(7, 8)
-    assert draws.mix(10**30).dtype == torch.int64
+    assert prng.mix(-1) == prng.mix(2**64 - 1) != prng.mix(2**63 - 1)
+    assert prng.mix(7, torch.tensor([8])) == prng.mix(7, 8)
+    assert prng.mix(10**30).dtype == torch.int64
 
 
 def test_keys_and_bits_are_splitmix64_with_signed_shifts():
@@ -133,15 +134,15 @@ def test_keys_and_bits_are_splitmix64_with_signed_shifts():
     golden, key = 0x9E3779B97F4A7C15, 0
     for number in (7, -8, 2**40):
         key = scrambled(key + golden + number)
-    assert draws.mix(7, -8, 2**40).item() == key
+    assert prng.mix(7, -8, 2**40).item() == key
     words = [scrambled(key + n * golden) % 2**64 for n in range(3)]
     halves = [half for word in words for half in (word % 2**32, word >> 32)]
-    assert [bits % 2**32 for bits in draws.bits(torch.tensor([key]), 5)[0].tolist()] == halves[:5]
+    assert [bits % 2**32 for bits in prng.bits(torch.tensor([key]), 5)[0].tolist()] == halves[:5]
 
 
 def test_no_draws_at_all():
-    assert draws.bits(draws.mix(torch.arange(3)), 0).shape == (3, 0)
-    assert draws.bits(torch.empty(0, dtype=torch.int64), 4).shape == (0, 4)
+    assert prng.bits(prng.mix(torch.arange(3)), 0).shape == (3, 0)
+    assert prng.bits(torch.empty(0, dtype=torch.int64), 4).shape == (0, 4)
 
 
 # The batch decides nothing.
@@ -150,7 +151,7 @@ def test_no_draws_at_all():
 @pytest.mark.parametrize("shape", [(7,), (3, 4, 5), (2, 3)])
 @pytest.mark.parametrize("constant", [False, True], ids=["sequence", "constant"])
 def test_masks_are_the_same_in_every_batch_and_memory_layout(shape, constant):
-    layer, keys = Dropout(0.4, 3), draws.mix(5, torch.arange(60))
+    layer, keys = Dropout(0.4, 3), prng.mix(5, torch.arange(60))
     x = torch.rand(2, 60, *shape) + 0.1
 
     def dropped(x, keys):
@@ -169,7 +170,7 @@ def test_masks_are_the_same_in_every_batch_and_memory_layout(shape, constant):
 
 
 def test_masks_come_from_the_keys_and_from_no_generator():
-    layer, x, keys = Dropout(0.5), torch.ones(2, 30, 40), draws.mix(torch.arange(30))
+    layer, x, keys = Dropout(0.5), torch.ones(2, 30, 40), prng.mix(torch.arange(30))
     before = torch.get_rng_state()
     torch.testing.assert_close(layer(x, keys), layer(x, keys), rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), before)
@@ -199,20 +200,20 @@ def network(static, **settings):
 @pytest.mark.parametrize("neuron", ["spiking", "relu"])
 def test_a_network_drops_the_same_in_every_batch(static, neuron):
     net, x = network(static, neuron=neuron)
-    keys = draws.mix(3, 1, torch.arange(12))
+    keys = prng.mix(3, 1, torch.arange(12))
     whole, by_layer = net(x, keys=keys), net.activity(x, keys=keys)
     assert whole.count_nonzero() > 0
     assert torch.equal(by_layer["output"], whole)
     for size in (1, 5):
         parts = zip(x.split(size, 0 if static else 1), keys.split(size), strict=True)
         torch.testing.assert_close(torch.cat([net(part, keys=some) for part, some in parts], 1), whole)
-    assert not torch.equal(net(x, keys=draws.mix(3, 2, torch.arange(12))), whole)
+    assert not torch.equal(net(x, keys=prng.mix(3, 2, torch.arange(12))), whole)
 
 
 @pytest.mark.parametrize("static", [True, False], ids=["static", "sequence"])
 def test_parts_of_a_sequence_have_the_masks_of_the_whole(static):
     net, x = network(static)
-    keys = draws.mix(torch.arange(12))
+    keys = prng.mix(torch.arange(12))
     whole = net(x, keys=keys)
 
     def in_parts(state):
@@ -283,7 +284,7 @@ def test_a_sample_is_changed_otherwise_in_every_epoch_and_alike_wherever_it_stan
     numbers = torch.arange(50)
 
     def changed(epoch, chosen=numbers):
-        return data.crop_and_flip(x[chosen], draws.mix(0, epoch, chosen), 2)
+        return data.crop_and_flip(x[chosen], prng.mix(0, epoch, chosen), 2)
 
     assert torch.equal(changed(1, numbers.flip(0)), changed(1).flip(0))
     same = (changed(1) == changed(2)).flatten(1).all(1)

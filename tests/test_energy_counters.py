@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tsslbp import recipes
 from tsslbp.layers import Conv2d, Spiking, SumPool2d
-from tsslbp.networks import Network
+from tsslbp.network.network import Network
 from tsslbp.neuron import spikes_from_psc
 from tsslbp.study.activity import layer_operations, spike_counts
+from tsslbp.training import recipes
 
 SHAPES = {"quickstart": (1, 8, 8), "mnist-cnn": (1, 28, 28), "fashion-mnist-fc": (1, 28, 28), "fashion-mnist-cnn": (1, 28, 28)}
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import tsslbp
-from tsslbp import UserError, cli, files, machine
+from tsslbp import UserError, cli
+from tsslbp.utils import files, machine
 
 TINY = "train quickstart --network 10 --padding 0 --epochs 1 --batch-size 500"
 EVERY = [

@@ -15,7 +15,7 @@ from tsslbp import rules, training
 from tsslbp.neuron import LIF, membrane_potential, spikes, synapse
 from tsslbp.rivals.eventprop import Train, adjoint, experiment, loss_gradient, random_case, simulate, van_rossum
 from tsslbp.rules.eventprop import EventProp
-from tsslbp.settings import TrainConfig
+from tsslbp.training.settings import TrainConfig
 
 
 def train(*times, source=None):

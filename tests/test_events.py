@@ -18,10 +18,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import tsslbp
-from tsslbp import UserError, cli, events
+from tsslbp import UserError, cli
 from tsslbp.kernels.cpp import NOT_LOADED
 from tsslbp.layers import Conv1d, Conv2d
-from tsslbp.state import State
+from tsslbp.network import infer as events
+from tsslbp.network.state import State
 
 pytestmark = pytest.mark.skipif(NOT_LOADED is not None, reason=str(NOT_LOADED))
 

@@ -26,8 +26,8 @@ from tsslbp import UserError, cli, layers, training
 from tsslbp.exchange import layers as same
 from tsslbp.layers.pooling import POOL_FACTOR
 from tsslbp.neuron import LIF, delayed, membrane_potential
-from tsslbp.signal import expanded, within
 from tsslbp.training.model import as_model
+from tsslbp.utils.signals import expanded, within
 
 nir = pytest.importorskip("nir", reason="NIR files need the package nir")
 h5py = pytest.importorskip("h5py")

@@ -17,9 +17,9 @@ from tsslbp import UserError, cli, data, training
 from tsslbp.cli import picture
 from tsslbp.data import Dataset, Facts, Normalisation, Split
 from tsslbp.data.labels import unlike
-from tsslbp.model_file import METADATA_KEY
-from tsslbp.settings import TrainConfig
+from tsslbp.network.model_file import METADATA_KEY
 from tsslbp.training.evaluation import samples_to_predict
+from tsslbp.training.settings import TrainConfig
 
 TINY = ["--network", "8-3", "--epochs", "1", "--batch-size", "30", "--precision", "float32"]
 
@@ -633,7 +633,7 @@ def test_samples_for_which_there_is_no_memory_are_told_of_at_once(trained, tmp_p
     about["architecture"] = about["architecture"].replace('"time_steps": 5', f'"time_steps": {10**7}')
     about.pop("sha256")
     save_file(load_file(source), path, metadata={METADATA_KEY: json.dumps(about)})
-    monkeypatch.setattr("tsslbp.machine._free_memory", lambda: 2**30)
+    monkeypatch.setattr("tsslbp.utils.machine._free_memory", lambda: 2**30)
     said = f"tsslbp: {path}: a sample, over all its time steps, needs 1.3 GiB of memory, and 1.0 GiB are free\n"
     assert run(capsys, "evaluate", path) == (2, "", said)
 

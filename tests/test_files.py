@@ -17,12 +17,13 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from tsslbp import UserError, bench, cli, data, files, machine, training
+from tsslbp import UserError, bench, cli, data, training
 from tsslbp.data import cache
 from tsslbp.data.pictures import opened
 from tsslbp.rivals import check
-from tsslbp.settings import TrainConfig
 from tsslbp.training import folder as run_folder
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import files, machine
 
 
 def failing(number: int):

@@ -27,8 +27,8 @@ from PIL import Image
 
 import tsslbp
 from tsslbp import UserError, cli, data, training
-from tsslbp.settings import TrainConfig
 from tsslbp.study import page as study_page
+from tsslbp.training.settings import TrainConfig
 
 ODD = [b"-1", b"0", b"null", b"true", b'"x"', b"[]", b"{}", b"NaN", b"1e999", b"-1e300", b"1" * 30, b'"\\u0000"', b'"\\ud800"']
 ODD += [b"[" * 5000, b"0.5", b'""', b"\xff", b"1" * 5000, b"[[1]]", b'{"a": 1}', b"2147483648", b"inf"]

@@ -19,11 +19,13 @@ import torch
 from PIL import Image
 from shared import Listens, StopAt, fails, run
 
-from tsslbp import data, draws, plot, training
+from tsslbp import data, training
 from tsslbp.data import listed, streamed
 from tsslbp.data.streamed import Decoder, Pool
-from tsslbp.settings import TrainConfig
+from tsslbp.report import plot
 from tsslbp.training import checkpoint
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import prng
 
 PICTURES = Path(__file__).parent / "pictures"
 """Three classes, 8 × 10 pixels: train/CLASS/N.jpg, eight of each, and val/CLASS/N.jpg, three of each."""
@@ -155,7 +157,7 @@ def test_batches_come_in_their_order_and_are_drawn_by_their_keys(workers):
     train = load(PICTURES, random_crop=0.2, workers=workers).train
     order = torch.randperm(len(train)).split(4)
     state = torch.get_rng_state()
-    keys = [draws.mix(7, index) for index in order]
+    keys = [prng.mix(7, index) for index in order]
     found = list(train.batches(zip(order, keys, strict=True)))
     plain = list(train.batches((index, None) for index in order))
     assert torch.equal(torch.get_rng_state(), state)

@@ -20,12 +20,13 @@ from shared import fails, run
 from torch import Tensor
 
 import tsslbp
-from tsslbp import Surrogate, UserError, cli, data, imports, losses, rules, training
+from tsslbp import Surrogate, UserError, cli, data, losses, rules, training
 from tsslbp.neuron import LIF
 from tsslbp.rules import surrogate
 from tsslbp.rules.surrogate import DERIVATIVES
-from tsslbp.settings import TrainConfig
 from tsslbp.training import loss_value
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import imports
 
 CONSTANTS = {"tau_m": 5.0, "tau_s": 3.0}
 
@@ -410,7 +411,7 @@ def test_a_run_in_python_remembers_the_files_of_what_it_used(place, capsys):
     made = script(
         place,
         "import mine, tsslbp, torch\n"
-        "from tsslbp.settings import TrainConfig\n"
+        "from tsslbp.training.settings import TrainConfig\n"
         "from tsslbp.rules.surrogate import DERIVATIVES\n"
         "def flat(x):\n    return torch.ones_like(x)\n"
         "DERIVATIVES['flat'] = flat\n"

@@ -24,8 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tsslbp
 from tsslbp import TSSL, EventProp, Surrogate, UserError, kernels
-from tsslbp.crossing import sum_pool
 from tsslbp.encoding import Constant
+from tsslbp.functional import sum_pool
 from tsslbp.kernels import PLAIN, Form, Pool, cpp, engine
 from tsslbp.neuron import (
     LIF,
@@ -1082,7 +1082,7 @@ def test_a_shape_that_the_kernels_lack_is_the_references(monkeypatch, caplog):
 
 @built
 def test_python_and_c_have_the_same_choices_and_constants():
-    header = (Path(__file__).parent.parent / "src/tsslbp/csrc/numbers.h").read_text("utf-8")
+    header = (Path(__file__).parent.parent / "src/tsslbp/kernels/csrc/numbers.h").read_text("utf-8")
     found = re.search(r"FALLBACK_RANGE = ([\d.]+), RATE_LIMIT = ([\d.]+);", header)
     assert tuple(map(float, found.groups())) == (tssl.FALLBACK_RANGE, tssl.RATE_LIMIT)
     *_, fallbacks, shapes = torch.ops.tsslbp.names().split("|")

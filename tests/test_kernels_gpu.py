@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 import tsslbp
 from tsslbp import TSSL, Surrogate, UserError, kernels
-from tsslbp.crossing import neurons
 from tsslbp.encoding import Constant
+from tsslbp.functional import neurons
 from tsslbp.kernels import PLAIN, Form, Pool, engine
 from tsslbp.neuron import LIF, membrane_potential, postsynaptic_current, spikes, synapse
 from tsslbp.rules import TSSLPaper

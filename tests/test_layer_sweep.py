@@ -33,7 +33,7 @@ from tsslbp.layers import (
     Vote,
 )
 from tsslbp.neuron import LIF, spikes_from_psc
-from tsslbp.signal import Constant, constant_current
+from tsslbp.utils.signals import Constant, constant_current
 
 NEURON = LIF(tau_m=5, tau_s=3, threshold=0.3)
 

@@ -14,7 +14,7 @@ from tsslbp import Surrogate, UserError
 from tsslbp.encoding import Constant
 from tsslbp.layers import Conv1d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, Recurrent, SumPool1d, SumPool2d, Vote
 from tsslbp.neuron import LIF
-from tsslbp.signal import length_mask
+from tsslbp.utils.signals import length_mask
 
 NEURON = LIF(tau_m=5, tau_s=3, threshold=0.4)
 

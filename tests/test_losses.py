@@ -11,7 +11,7 @@ from shared import fails
 from tsslbp import UserError, losses, training
 from tsslbp.losses import CountLoss, KernelLoss, SoftmaxLoss, SpikeLoss, desired_train
 from tsslbp.neuron import spikes_from_psc, synapse
-from tsslbp.settings import TrainConfig
+from tsslbp.training.settings import TrainConfig
 
 LABEL = torch.tensor([0])
 

@@ -13,12 +13,15 @@ import torch
 from safetensors import safe_open
 
 import tsslbp
-from tsslbp import UserError, cli, data, events, publish, recipes, training
+from tsslbp import UserError, cli, data, training
+from tsslbp.cli import publishing
 from tsslbp.cli.exchange import FORMATS, Format
 from tsslbp.exchange import c
 from tsslbp.exchange.program import Program
-from tsslbp.settings import TrainConfig
+from tsslbp.network import infer as events
+from tsslbp.training import recipes
 from tsslbp.training.model import as_model
+from tsslbp.training.settings import TrainConfig
 
 
 def train(runs, **settings):
@@ -120,7 +123,7 @@ def test_half_precision_needs_the_data(trained, tmp_path, monkeypatch):
     config = TrainConfig.from_toml(trained / "config.toml")
     monkeypatch.setattr(TrainConfig, "from_toml", lambda path: replace(config, data="mnist"))
     with pytest.raises(UserError, match="no mnist in"):
-        publish.export(trained, tmp_path / "half.safetensors", half=True, data_root=tmp_path)
+        publishing.export(trained, tmp_path / "half.safetensors", half=True, data_root=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -130,11 +133,11 @@ def test_half_precision_is_measured_on_the_test_samples_of_the_run(tmp_path):
     run, _ = training.train(TrainConfig(data=str(tmp_path / "x.npz"), network="2", epochs=1, runs_dir=tmp_path))
     np.savez(tmp_path / "x.npz", x=x, y=y)
     with pytest.raises(UserError, match="has other test samples than those that the run was measured on"):
-        publish.export(run, tmp_path / "half/half.safetensors", half=True)
+        publishing.export(run, tmp_path / "half/half.safetensors", half=True)
 
 
 def test_other_weights_are_saved_without_the_record_of_the_old(trained, tmp_path):
-    publish.export(trained, tmp_path / "a.safetensors", half=True)
+    publishing.export(trained, tmp_path / "a.safetensors", half=True)
     model = training.load(tmp_path / "a.safetensors")
     model.save(tmp_path / "same.safetensors")
     assert training.load(tmp_path / "same.safetensors").trained == model.trained
@@ -155,19 +158,19 @@ def test_learned_constants_are_saved_in_their_range(tmp_path):
 
 
 def test_the_card_tells_of_all_models_of_the_folder(trained, tmp_path):
-    publish.export(trained, tmp_path / "b.safetensors")
-    card = publish.export(trained, tmp_path / "a.safetensors").read_text()
+    publishing.export(trained, tmp_path / "b.safetensors")
+    card = publishing.export(trained, tmp_path / "a.safetensors").read_text()
     assert card.index("[`a.safetensors`]") < card.index("[`b.safetensors`]")
     (tmp_path / "c.safetensors").write_bytes((trained / "model.safetensors").read_bytes())  # of which nothing is known
-    assert publish.model_card(tmp_path) == card
+    assert publishing.model_card(tmp_path) == card
     (tmp_path / "c.safetensors").write_bytes(b"no model")
     with pytest.raises(UserError, match=r"c\.safetensors is damaged"):
-        publish.model_card(tmp_path)
+        publishing.model_card(tmp_path)
 
 
 def test_pages_take_the_words_of_a_strangers_model_as_text(trained, tmp_path):
     """As data, settings and classes; a line of its own would begin a heading, a table or HTML."""
-    publish.export(trained, tmp_path / "a.safetensors")
+    publishing.export(trained, tmp_path / "a.safetensors")
     model, lines = training.load(tmp_path / "a.safetensors"), []
     for words in ("plain", "a\n\n<b>x` |"):
         settings = {**model.trained["settings"], "rule": words, words: words, "learn": [words]}
@@ -175,7 +178,7 @@ def test_pages_take_the_words_of_a_strangers_model_as_text(trained, tmp_path):
         names = tuple(f"<b>{name}" for name in model.classes)
         hostile = replace(model, data=words, trained=told, classes=names)
         hostile.save(tmp_path / "a.safetensors")
-        card = publish.model_card(tmp_path)
+        card = publishing.model_card(tmp_path)
         lines.append(len(card.splitlines()))
         assert "<b>" not in re.sub(r"(?<!\\)`[^`\n]*`|^    .*", "", card, flags=re.MULTILINE)
     assert lines[0] == lines[1]
@@ -200,11 +203,11 @@ def test_the_card_of_an_ann_names_one_step_and_no_rule(tmp_path):
 def test_a_readme_that_is_no_card_stays(trained, tmp_path):
     (tmp_path / "README.md").write_text("# My project\n")
     with pytest.raises(UserError, match=r"README.md is not a card that tsslbp export wrote; export to a folder of its own"):
-        publish.export(trained, tmp_path / "a.safetensors")
+        publishing.export(trained, tmp_path / "a.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
-    (tmp_path / "README.md").write_text(publish.models.OLD_MARK)  # a card of version 0.1.0
-    publish.export(trained, tmp_path / "a.safetensors")
-    publish.export(trained, tmp_path / "b.safetensors")
+    (tmp_path / "README.md").write_text(publishing.models.OLD_MARK)  # a card of version 0.1.0
+    publishing.export(trained, tmp_path / "a.safetensors")
+    publishing.export(trained, tmp_path / "b.safetensors")
     assert "b.safetensors" in (tmp_path / "README.md").read_text()
 
 
@@ -233,17 +236,17 @@ def test_the_card_of_a_model_of_own_data_gives_a_command_that_finds_them(tmp_pat
 
 def test_what_cannot_be_exported_is_told(trained, tmp_path):
     with pytest.raises(UserError, match="no run at"):
-        publish.export(tmp_path, tmp_path / "a.safetensors")
+        publishing.export(tmp_path, tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=r"must end in \.safetensors"):
-        publish.export(trained, tmp_path / "a.pt")
+        publishing.export(trained, tmp_path / "a.pt")
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.jsonl").write_bytes((trained / "metrics.jsonl").read_bytes().splitlines()[0])
     with pytest.raises(UserError, match="has not ended; go on with"):
-        publish.export(tmp_path / "run", tmp_path / "a.safetensors")
+        publishing.export(tmp_path / "run", tmp_path / "a.safetensors")
     assert not list(tmp_path.glob("*.safetensors"))
     (tmp_path / "damaged.safetensors").write_bytes(b"no model")
     with pytest.raises(UserError, match=r"damaged\.safetensors"):
-        publish.export(trained, tmp_path / "a.safetensors")
+        publishing.export(trained, tmp_path / "a.safetensors")
     assert not (tmp_path / "a.safetensors").exists()
 
 

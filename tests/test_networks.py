@@ -10,11 +10,11 @@ from shared import fails
 
 import tsslbp
 from tsslbp import TSSL, Surrogate, UserError
-from tsslbp.architecture import PAPER, Architecture
 from tsslbp.layers import Adaptation, Conv2d, Dropout, Linear, MaxPool2d, Recurrent, Spiking, SumPool2d
-from tsslbp.networks import Network, build
+from tsslbp.network.architecture import PAPER, Architecture
+from tsslbp.network.network import Network, build
+from tsslbp.network.notation import classes
 from tsslbp.neuron import LIF
-from tsslbp.notation import classes
 from tsslbp.rules import TSSLPaper
 
 SETTINGS = {"input_shape": (2, 9, 8), "time_steps": 4, "tau_m": 5.0, "tau_s": 3.0}

@@ -14,8 +14,8 @@ from shared import every_backend, fails
 
 import tsslbp
 from tsslbp import TSSL, EventProp, Surrogate, UserError
-from tsslbp.crossing import neurons
 from tsslbp.encoding import Constant
+from tsslbp.functional import neurons
 from tsslbp.kernels import Pool
 from tsslbp.layers import Linear
 from tsslbp.neuron import LIF, kept, membrane_potential, postsynaptic_current, spikes, spikes_from_psc, synapse

@@ -4,9 +4,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tsslbp import UserError, build
-from tsslbp.architecture import PAPER
-from tsslbp.errors import LARGEST
-from tsslbp.notation import (
+from tsslbp.network.architecture import PAPER
+from tsslbp.network.notation import (
     LONGEST,
     AdaptiveSpec,
     AvgPoolSpec,
@@ -25,7 +24,8 @@ from tsslbp.notation import (
     voters,
     written,
 )
-from tsslbp.settings import TrainConfig
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils.errors import LARGEST
 
 SIZES = st.integers(1, 4) | st.integers(1, LARGEST)
 SHAPES = st.sampled_from([(4,), (2, 7), (1, 6, 5)])

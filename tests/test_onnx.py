@@ -14,10 +14,10 @@ from graphs import lively
 import tsslbp
 from tsslbp import UserError, cli, training
 from tsslbp.data import Normalisation, Split
+from tsslbp.data.filters import Filters
 from tsslbp.exchange import c, compiled
 from tsslbp.exchange.onnx import OPSET, check, described, to_onnx, write
 from tsslbp.exchange.program import Program
-from tsslbp.filters import Filters
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.model import as_model
 

@@ -29,10 +29,10 @@ from tsslbp.data.audio import send_on_delta
 from tsslbp.data.events import Events, of_fields, read_bin
 from tsslbp.data.found import Wanted
 from tsslbp.data.series import read_ts
-from tsslbp.errors import UserError
-from tsslbp.settings import TrainConfig
-from tsslbp.spec import parse_spec
 from tsslbp.training.inputs import mean_of_bins
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.spec import parse_spec
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -1257,7 +1257,7 @@ def test_a_table_of_many_features_is_trained_and_predicted(tmp_path, monkeypatch
     folder, _ = training.train(TrainConfig(data="genes.csv", network="2-2", epochs=1))
     assert cli.main(["predict", str(folder), "genes.csv", "--out", "found.csv"]) == 0
     model = training.load(folder)
-    monkeypatch.setattr("tsslbp.model_file.LONGEST", 2**20)
+    monkeypatch.setattr("tsslbp.network.model_file.LONGEST", 2**20)
     with fails("characters of metadata, more than 1,048,576; take fewer features"):
         model.save(Path("more.safetensors"))
     assert not Path("more.safetensors").exists()
@@ -1875,7 +1875,7 @@ def test_several_mistakes_of_arrays_are_named_at_once():
 
 def test_files_from_strangers_are_checked_before_they_are_read(tmp_path, monkeypatch):
     paths = [iris(tmp_path / "iris.csv"), digit_pictures(tmp_path / "p"), spoken(tmp_path / "w"), vowels_txt(tmp_path)]
-    monkeypatch.setattr("tsslbp.machine._free_memory", lambda: 100)
+    monkeypatch.setattr("tsslbp.utils.machine._free_memory", lambda: 100)
     for path in paths:
         with fails("GiB of memory, and 0.0 GiB are free"):
             data.load(path, Path())
@@ -1883,7 +1883,7 @@ def test_files_from_strangers_are_checked_before_they_are_read(tmp_path, monkeyp
 
 def test_a_sound_needs_the_memory_of_the_rate_that_it_is_brought_to(tmp_path, monkeypatch):
     wavfile.write(tmp_path / "a.wav", 2000, np.zeros(2000, np.int16))
-    monkeypatch.setattr("tsslbp.machine._free_memory", lambda: 1_000_000)
+    monkeypatch.setattr("tsslbp.utils.machine._free_memory", lambda: 1_000_000)
     assert len(readers.samples(tmp_path / "a.wav", ("a", "b"), (50, 40), 2000, labelled=False)[0]) == 1
     with fails("a.wav .*GiB of memory, and 0.0 GiB are free"):
         readers.samples(tmp_path / "a.wav", ("a", "b"), (50, 40), 192_000, labelled=False)

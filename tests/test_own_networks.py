@@ -22,7 +22,6 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import tsslbp
 from tsslbp import UserError, build, data, rules, training
-from tsslbp.architecture import Architecture
 from tsslbp.exchange.chain import chain
 from tsslbp.exchange.nir import from_nir, to_nir
 from tsslbp.exchange.onnx import to_onnx
@@ -47,11 +46,12 @@ from tsslbp.layers import (
     SumPool2d,
     Vote,
 )
-from tsslbp.networks import Network
+from tsslbp.network.architecture import Architecture
+from tsslbp.network.network import Network
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
-from tsslbp.settings import TrainConfig
-from tsslbp.signal import constant_current
 from tsslbp.study.activity import layer_operations, spike_counts
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils.signals import constant_current
 
 NEURON = LIF(tau_m=5, tau_s=3, threshold=0.4)
 SETTINGS = {"input_shape": (2, 8, 8), "time_steps": 5, "tau_m": 5, "tau_s": 3, "threshold": 0.3, "padding": (1,)}

@@ -15,10 +15,10 @@ import tsslbp
 from tsslbp import TSSL, Rule, Surrogate, UserError, kernels
 from tsslbp.encoding import Constant
 from tsslbp.layers import Dropout
-from tsslbp.networks import Network
+from tsslbp.network.network import Network
+from tsslbp.network.state import State
 from tsslbp.neuron import LIF
 from tsslbp.rules.surrogate import DERIVATIVES
-from tsslbp.state import State
 
 RULES = [
     *(

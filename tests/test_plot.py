@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import tsslbp
-from tsslbp import UserError, plot, study, training
+from tsslbp import UserError, study, training
 from tsslbp.data import load, of_arrays
 from tsslbp.data.dataset import AS_STORED
+from tsslbp.report import plot
 
 pytestmark = pytest.mark.painted
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.painted
 def run(tmp_path_factory):
     """The folder of a short run."""
     folder = tmp_path_factory.mktemp("runs")
-    config = tsslbp.settings.TrainConfig(
+    config = tsslbp.training.settings.TrainConfig(
         runs_dir=folder, network="30-10", epochs=2, batch_size=100, learning_rate=5e-3, test_every=1
     )
     return training.train(config)[0]
@@ -53,7 +54,7 @@ def test_a_single_epoch_is_seen(run):
 def test_a_padded_series_is_drawn_to_its_end(tmp_path):
     x, lengths = np.random.default_rng(0).normal(5, 1, (12, 9, 3)), np.arange(12) % 5 + 5
     dataset = of_arrays(x, np.arange(12) % 2, lengths=lengths, x_test=x, y_test=np.arange(12) % 2, lengths_test=lengths)
-    config = tsslbp.settings.TrainConfig(runs_dir=tmp_path, network="9-2", epochs=1, choose="last")
+    config = tsslbp.training.settings.TrainConfig(runs_dir=tmp_path, network="9-2", epochs=1, choose="last")
     folder, _ = training.train(config, dataset=dataset)
     model = tsslbp.load(folder)
     answers = [model.classes[n] if n >= 0 else None for n in model.answers(dataset.test).tolist()]

@@ -17,10 +17,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import tsslbp
-from tsslbp import bench, cli, publish, study, training
-from tsslbp.publish.results import mean_sd, read_finals
+from tsslbp import bench, cli, study, training
+from tsslbp.cli import publishing
+from tsslbp.cli.publishing.results import mean_sd, read_finals
 from tsslbp.study.compare import Compare
-from tsslbp.tables import markdown
+from tsslbp.utils.tables import markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -115,7 +116,7 @@ def test_what_eventprop_reaches_is_what_its_runs_reached(name):
 
 
 def test_results_table_is_that_of_the_folder():
-    assert publish.results_table(ROOT / "results") in RESULTS_PAGE
+    assert publishing.results_table(ROOT / "results") in RESULTS_PAGE
 
 
 def test_speeds_are_those_of_the_newest_result():
@@ -290,7 +291,7 @@ def test_pages_are_those_of_the_results_beside_them(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / folder.name)
     for figure in copy.glob("*.svg"):
         figure.unlink()
-    page = publish.write_page(copy, markdown=True)  # not the figures, which another Matplotlib may draw a little differently
+    page = publishing.write_page(copy, markdown=True)  # not the figures, which another Matplotlib may draw a little differently
     assert page.read_text(encoding="utf-8") == (folder / "README.md").read_text(encoding="utf-8")
     assert {path.name for path in copy.iterdir()} == {path.name for path in folder.iterdir()}
 
@@ -303,7 +304,7 @@ def test_commands_of_the_results_are_understood_today(monkeypatch, tmp_path, cap
         raise Understood
 
     monkeypatch.chdir(tmp_path)
-    for owner, name in ((training, "train"), (publish, "reproduce"), (Compare, "run"), (study, "check_folder")):
+    for owner, name in ((training, "train"), (publishing, "reproduce"), (Compare, "run"), (study, "check_folder")):
         monkeypatch.setattr(owner, name, start)
     commands = [
         line.strip().partition("     (")[0].replace("seed N", "seed 0").replace("seed=N", "seed=0")
@@ -352,7 +353,7 @@ def test_tables_of_the_benchmarks_are_those_of_their_results(page, result, scrip
 
 
 def test_card_is_that_of_the_models():
-    assert publish.model_card(ROOT / "models") == (ROOT / "models/README.md").read_text(encoding="utf-8")
+    assert publishing.model_card(ROOT / "models") == (ROOT / "models/README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("models/*.safetensors")), ids=lambda path: path.stem)

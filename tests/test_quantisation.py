@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from shared import run
 
 import tsslbp
-from tsslbp import UserError, cli, layers, quantisation, training
+from tsslbp import UserError, cli, layers, training
+from tsslbp.layers import quantisation
+from tsslbp.layers.quantisation import LARGEST, leak, quantised
 from tsslbp.neuron import LIF
-from tsslbp.quantisation import LARGEST, leak, quantised
 from tsslbp.training import first_weights
 from tsslbp.training.model import as_model
 
@@ -264,7 +265,7 @@ def test_training_with_few_bits_starts_from_a_trained_network_and_ends_on_the_gr
 def test_bits_and_init_are_separate(plain, tmp_path):
     started = {}
     for bits in ("float", "8"):
-        config = tsslbp.settings.TrainConfig(network="30-10", init=plain, bits=bits, runs_dir=tmp_path)
+        config = tsslbp.training.settings.TrainConfig(network="30-10", init=plain, bits=bits, runs_dir=tmp_path)
         config, dataset = training.with_data(config)
         started[bits] = training.prepare(config, dataset)[0]
     given = training.load(plain).network
@@ -304,7 +305,7 @@ def test_an_ann_of_few_bits_goes_on_with_its_grid(neurons, tmp_path):
 
 
 def test_a_run_goes_on_without_the_weights_that_it_began_with(plain, tmp_path):
-    config = tsslbp.settings.TrainConfig(
+    config = tsslbp.training.settings.TrainConfig(
         network="30-10", init=tmp_path / "plain", runs_dir=tmp_path, name="on", bits="4", epochs=1, schedule="constant"
     )
     shutil.copytree(plain, tmp_path / "plain")
@@ -333,7 +334,7 @@ def test_of_as_many_bits_the_limits_are_taken_too(tmp_path):
     [("4C3n-[4C3n-4C3n]-10b", "4C3b-[4C3b-4C3b]-10b", False), ("4C3-9-10", "4C3-9-10", True), ("4C3n-9-10", "4C3b-9-10", True)],
 )
 def test_normalised_and_standardised_layers_start_as_they_ended(network, folded, standardise, tmp_path):
-    config = tsslbp.settings.TrainConfig(
+    config = tsslbp.training.settings.TrainConfig(
         network=network, standardise=standardise, conv_scale=3, padding=(1,), runs_dir=tmp_path, name="first", epochs=1
     )
     training.train(config)
@@ -396,7 +397,9 @@ def test_constants_of_a_start_are_those_it_has(tmp_path, capsys):
 
 
 def test_a_network_that_starts_from_an_ann_has_constants_of_its_own(tmp_path):
-    config = tsslbp.settings.TrainConfig(network="9-10", neuron="relu", loss="softmax", runs_dir=tmp_path, name="ann", epochs=1)
+    config = tsslbp.training.settings.TrainConfig(
+        network="9-10", neuron="relu", loss="softmax", runs_dir=tmp_path, name="ann", epochs=1
+    )
     training.train(config)
     own = {"learn": ("tau_m",), "per_neuron": ("threshold",), "spread": 0.3, "threshold": 2.0}
     config = replace(config, neuron="spiking", loss="auto", init=tmp_path / "ann", **own)

@@ -13,7 +13,7 @@ from shared import run
 from sklearn.datasets import load_digits
 
 import tsslbp
-from tsslbp import UserError, automatic, cli, report, training
+from tsslbp import UserError, cli, report, training
 from tsslbp.data import Split, of_arrays
 from tsslbp.exchange.check import check
 from tsslbp.exchange.nir import from_nir, to_nir, write
@@ -21,12 +21,13 @@ from tsslbp.exchange.simulators import SIMULATORS, _step
 from tsslbp.layers import Readout
 from tsslbp.losses import SoftmaxLoss
 from tsslbp.metrics import decode
-from tsslbp.networks import Network
+from tsslbp.network.network import Network
 from tsslbp.neuron import LIF
 from tsslbp.report import figures
-from tsslbp.settings import TrainConfig
 from tsslbp.study import activity, search
 from tsslbp.study.ablation import variants
+from tsslbp.training import automatic
+from tsslbp.training.settings import TrainConfig
 
 T = 7
 SEQUENCE = {"input_shape": (6,), "time_steps": T, "tau_m": 4.0, "tau_s": 3.0}

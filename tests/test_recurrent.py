@@ -9,11 +9,11 @@ from shared import fails
 
 import tsslbp
 from tsslbp import TSSL, Rule, Surrogate, UserError, build, kernels, rules, training
-from tsslbp.architecture import Architecture
 from tsslbp.encoding import Constant
 from tsslbp.layers import Adaptation, Linear, Recurrent
 from tsslbp.layers.recurrent import LATERAL_GAIN
-from tsslbp.networks import Network
+from tsslbp.network.architecture import Architecture
+from tsslbp.network.network import Network
 from tsslbp.neuron import LIF
 from tsslbp.rules.surrogate import DERIVATIVES
 

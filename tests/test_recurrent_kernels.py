@@ -64,7 +64,7 @@ def a_state(made, batch, n, seed):
 def whole(made, drive, state, half=False):
     """The layer by the kernels."""
     adaptation = None if made.adaptation is None else (made.adaptation.tau_a, made.adaptation.beta)
-    result = tsslbp.crossing.recurrent(drive, made.lateral, state, made.neuron, made.rule, "cpp", adaptation, half)
+    result = tsslbp.functional.recurrent(drive, made.lateral, state, made.neuron, made.rule, "cpp", adaptation, half)
     assert result is not None
     return result
 

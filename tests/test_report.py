@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tsslbp import UserError, tables
+from tsslbp import UserError
 from tsslbp.metrics import wilson_interval
 from tsslbp.report import RunReport, SampleRaster, figures, run, write_run_report
 from tsslbp.report import page as pages
+from tsslbp.utils import tables
 
 pytestmark = pytest.mark.painted
 

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from tsslbp import UserError, cli, publish
+from tsslbp import UserError, cli
+from tsslbp.cli import publishing
 from tsslbp.training import records
 
 pytestmark = pytest.mark.painted
@@ -47,7 +48,7 @@ def test_a_row_is_trained_and_told(tmp_path, samples, capsys):
     curve = ElementTree.parse(folder / "curve.svg").getroot()
     assert curve.tag == "{http://www.w3.org/2000/svg}svg"
     assert {"training", "validation", "test", "epoch"} <= set(" ".join(curve.itertext()).split())
-    table = publish.results_table(tmp_path / "results")
+    table = publishing.results_table(tmp_path / "results")
     assert table in capsys.readouterr().out
     *_, row = table.splitlines()
     cells = [cell.strip() for cell in row.strip("|").split("|")]
@@ -93,7 +94,7 @@ def test_bad_rows_are_one_line(arguments, message, tmp_path, monkeypatch, capsys
 def test_notes_that_cannot_be_read_are_told_before_anything_is_trained(tmp_path):
     (tmp_path / "README.md").write_bytes("# Zürich\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"cannot read .*README.md, whose notes are to be kept; save it as text in UTF-8"):
-        publish.results.check_room(tmp_path, 1)
+        publishing.results.check_room(tmp_path, 1)
 
 
 def test_a_page_is_made_again_from_its_logs(tmp_path, capsys):
@@ -122,7 +123,7 @@ def test_rows_come_in_the_order_of_the_recipes_and_spike_trains_stay_out(tmp_pat
         command = f"tsslbp train {recipe} --seed N --rule 'tssl(clip=1)'     (N = 0)"
         (tmp_path / name / "README.md").write_text(f"# {name}\n\n    {command}\n")
         (tmp_path / name / "seed0.jsonl").write_text(log(3, **extra))
-    rows = publish.results_table(tmp_path).splitlines()[2:]
+    rows = publishing.results_table(tmp_path).splitlines()[2:]
     assert rows == [
         "| [`mnist-cnn`](../results/b) `--rule 'tssl(clip=1)'` | `tssl(clip=1)` | 3 | 1 | 90.00 | 91.00 | 1,234 "
         "| 99.50 ± 0.02 after 100 epochs |",
@@ -153,13 +154,13 @@ def test_damaged_results_are_named(tmp_path):
     ):
         path.write_text(content)
         with pytest.raises(UserError) as error:
-            publish.results_table(tmp_path)
+            publishing.results_table(tmp_path)
         assert f"{path} {message}" in str(error.value)
     path.write_text(whole)
     for page in ("", "    tsslbp train", "    tsslbp train evidence 'open", "    tsslbp train evidence --seed"):
         (tmp_path / "a/README.md").write_text(page)
         with pytest.raises(UserError, match=r"README\.md must hold the command"):
-            publish.results_table(tmp_path)
+            publishing.results_table(tmp_path)
 
 
 def test_every_log_of_this_repository_is_read():
@@ -176,32 +177,32 @@ def test_a_run_that_kept_its_test_set_for_the_end_has_a_page(tmp_path):
     *epochs, last = log(2, best_test_accuracy=None, best_test_epoch=None).splitlines(keepends=True)
     epochs = [epoch.replace('"test_accuracy": 90.0', '"test_accuracy": null') for epoch in epochs]
     (tmp_path / "run/metrics.jsonl").write_text("".join([*epochs, last]))
-    page = publish.write_results(tmp_path / "mnist", "tsslbp train mnist-cnn", [tmp_path / "run"]).read_text()
+    page = publishing.write_results(tmp_path / "mnist", "tsslbp train mnist-cnn", [tmp_path / "run"]).read_text()
     assert "| seed | test accuracy, % | validation, % | epoch chosen |" in page
     assert "validation" in (tmp_path / "mnist/curve.svg").read_text()
-    assert "| 90.00 | – |" in publish.results_table(tmp_path)
+    assert "| 90.00 | – |" in publishing.results_table(tmp_path)
 
 
 def test_notes_on_a_page_outlive_more_seeds(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.jsonl").write_text(log(2))
     made = [tmp_path / "results", "tsslbp reproduce mnist-cnn", [tmp_path / "run"]]
-    page = publish.write_results(*made)
+    page = publishing.write_results(*made)
     first = page.read_text()
     page.write_text(f"{first}\n## Seed 0\n\n| a | b |\n| --- | --- |\n")
     made[2] *= 2
-    assert publish.write_results(*made).read_text().endswith("\n\n## Seed 0\n\n| a | b |\n| --- | --- |\n")
+    assert publishing.write_results(*made).read_text().endswith("\n\n## Seed 0\n\n| a | b |\n| --- | --- |\n")
     assert page.read_text().count("Test accuracy is that of") == first.count("Test accuracy is that of") == 1
 
 
 def test_a_damaged_run_costs_no_results(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.jsonl").write_text(log(2))
-    publish.write_results(tmp_path / "results", "tsslbp reproduce mnist-cnn", [tmp_path / "run"] * 2)
+    publishing.write_results(tmp_path / "results", "tsslbp reproduce mnist-cnn", [tmp_path / "run"] * 2)
     before = {path: path.read_bytes() for path in (tmp_path / "results").iterdir()}
     (tmp_path / "run/metrics.jsonl").write_text(log(2)[:-50])
     with pytest.raises(UserError, match="is damaged"):
-        publish.write_results(tmp_path / "results", "tsslbp reproduce mnist-cnn", [tmp_path / "run"] * 2)
+        publishing.write_results(tmp_path / "results", "tsslbp reproduce mnist-cnn", [tmp_path / "run"] * 2)
     assert {path: path.read_bytes() for path in (tmp_path / "results").iterdir()} == before
 
 
@@ -211,7 +212,7 @@ def test_seeds_are_those_of_the_logs(tmp_path):
     (folder / "README.md").write_text("# old\n\n    tsslbp reproduce mnist-cnn\n")
     for seed in (0, 2):
         (folder / f"seed{seed}.jsonl").write_text(log(2))
-    publish.write_page(folder, markdown=True)
+    publishing.write_page(folder, markdown=True)
     assert "\n| 2 | " in (folder / "README.md").read_text()
     assert "\n| 1 | " not in (folder / "README.md").read_text()
 
@@ -229,7 +230,7 @@ def test_a_folder_that_is_none_is_said_in_a_line(page, logs, message, tmp_path):
     for name, epochs in logs.items():
         (tmp_path / f"{name}.jsonl").write_text(log(epochs))
     with pytest.raises(UserError, match=message):
-        publish.write_page(tmp_path, markdown=True)
+        publishing.write_page(tmp_path, markdown=True)
 
 
 def test_a_data_root_for_results_has_no_effect(capsys):

@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from shared import fails, save
 
-from tsslbp import cli, data, files, training
+from tsslbp import cli, data, training
 from tsslbp.data import audio, cache, speech, vowels
 from tsslbp.data.dataset import Normalisation, Split, hold_out
 from tsslbp.data.events import Events, by_count, by_time, by_width, frames, read_bin, stabilise
-from tsslbp.settings import TrainConfig
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import files
 
 SAMPLES = Path(__file__).parent / "samples"
 FULL = Path(__file__).parents[2] / "shared" / "data"

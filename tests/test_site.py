@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 import tsslbp
-from tsslbp import recipes, study
+from tsslbp import study
 from tsslbp.cli.commands import COMMANDS
-from tsslbp.declared import flag, kinds_of
-from tsslbp.settings import GROUPS
+from tsslbp.training import recipes
+from tsslbp.training.settings import GROUPS
+from tsslbp.utils.fields import flag, kinds_of
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

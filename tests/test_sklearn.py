@@ -21,7 +21,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 from sklearn.utils import estimator_checks, validation
 
-from tsslbp import SpikingClassifier, Surrogate, UserError, classifier, cli, data, load, metrics, training
+from tsslbp import SpikingClassifier, Surrogate, UserError, cli, data, load, metrics, training
+from tsslbp import sklearn as classifier
 
 ROOT = Path(__file__).parent.parent
 TINY = SpikingClassifier(epochs=15, batch_size=1000, learning_rate=0.02, time_steps=5, random_state=0)

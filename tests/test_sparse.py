@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from shared import map_by_changes
 from torch.utils.flop_counter import FlopCounterMode
 
-from tsslbp import UserError, build, report, sparse, training
+from tsslbp import UserError, build, report, training
 from tsslbp.kernels import cpp
-from tsslbp.layers import Conv1d, Conv2d, Linear, Recurrent, Spiking
+from tsslbp.layers import Conv1d, Conv2d, Linear, Recurrent, Spiking, sparse
 from tsslbp.neuron import LIF, synapse
-from tsslbp.settings import TrainConfig
+from tsslbp.training.settings import TrainConfig
 
 pytestmark = pytest.mark.skipif(cpp.NOT_LOADED is not None, reason="the C++ kernels are not built")
 

@@ -20,10 +20,10 @@ from tsslbp import UserError, build, cli, metrics, rules, study, training
 from tsslbp.data import Normalisation, Split
 from tsslbp.layers import Conv2d, Linear
 from tsslbp.neuron import LIF, spikes_from_psc, synapse
-from tsslbp.settings import TrainConfig
 from tsslbp.study import paired, runs
 from tsslbp.study.runs import Run
 from tsslbp.training.inputs import Inputs
+from tsslbp.training.settings import TrainConfig
 
 firing, robustness, dynamics, ablation = (
     importlib.import_module(f"tsslbp.study.{name}") for name in ("firing", "robustness", "dynamics", "ablation")

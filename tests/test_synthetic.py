@@ -11,7 +11,7 @@ from PIL import Image
 
 from tsslbp import UserError, data, training
 from tsslbp.data import synthetic
-from tsslbp.settings import TrainConfig
+from tsslbp.training.settings import TrainConfig
 
 
 def load(name, time_steps=None):

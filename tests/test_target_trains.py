@@ -17,8 +17,8 @@ from tsslbp.exchange import c, onnx
 from tsslbp.exchange.nir import to_nir
 from tsslbp.exchange.program import Program
 from tsslbp.metrics.spike_trains import agreement, van_rossum
-from tsslbp.settings import TrainConfig
 from tsslbp.training.model import as_model
+from tsslbp.training.settings import TrainConfig
 
 N, T, F, C = 40, 12, 6, 3
 

@@ -25,14 +25,16 @@ from hypothesis import strategies as st
 from shared import Listens, StopAt, fails
 
 import tsslbp
-from tsslbp import UserError, cli, data, files, losses, machine, metrics, model_file, processes, report, study, training
+from tsslbp import UserError, cli, data, losses, metrics, report, study, training
 from tsslbp.data import streamed
-from tsslbp.declared import FLOAT32_MAX
-from tsslbp.filters import Filters
-from tsslbp.settings import GROUPS, TrainConfig
+from tsslbp.data.filters import Filters
+from tsslbp.network import model_file
 from tsslbp.study import runs
 from tsslbp.training import checkpoint, layer_rates, loop
 from tsslbp.training.inputs import Inputs
+from tsslbp.training.settings import GROUPS, TrainConfig
+from tsslbp.utils import distributed, files, machine
+from tsslbp.utils.fields import FLOAT32_MAX
 
 
 def final_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -276,7 +278,7 @@ def test_a_run_that_goes_on_before_its_first_checkpoint_begins_with_the_given_we
     assert_same_weights(whole, config.runs_dir / "cut")
 
 
-@pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, 1), *((number, 0) for number in processes.STOPS)])
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, 1), *((number, 0) for number in distributed.STOPS)])
 def test_a_second_ctrl_c_stops_at_once_and_a_second_sigterm_does_not(number, told):
     """Slurm and torchrun both send the latter."""
     heard, stop = [], threading.Event()
@@ -291,17 +293,17 @@ def test_a_second_ctrl_c_stops_at_once_and_a_second_sigterm_does_not(number, tol
     assert len(heard) == told
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, *processes.STOPS])
+@pytest.mark.parametrize("number", [signal.SIGINT, *distributed.STOPS])
 def test_only_a_terminal_that_closes_is_ignored_where_it_was(number):
     """As under nohup; Ctrl-C is ignored in what a script starts with &, and must stop it."""
-    before = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, *processes.STOPS)}  # nohup may run this
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, *distributed.STOPS)}  # nohup may run this
     signal.signal(number, signal.SIG_IGN)
     stop = threading.Event()
     try:
         with loop._stop_request(stop):
             signal.raise_signal(number)
         streamed._outlive_signals(0)
-        lives = [each for each in processes.STOPS if signal.getsignal(each) is signal.SIG_IGN]
+        lives = [each for each in distributed.STOPS if signal.getsignal(each) is signal.SIG_IGN]
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 import tsslbp
-from tsslbp import processes, training
-from tsslbp.settings import TrainConfig
+from tsslbp import training
 from tsslbp.training.inputs import Inputs
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import distributed
 
 CASES: dict[str, dict[str, Any]] = {
     "fully connected": {"network": "12-10", "average": 0.9},
@@ -99,8 +100,8 @@ def config(name: str) -> TrainConfig:
 
 def main(out: str, steps: str) -> None:
     tsslbp.rules.RULES["doubled"] = Doubled
-    processes.LARGE = 300  # some gradients of these small networks are added up by themselves, others together
-    with processes.joined() as group:
+    distributed.LARGE = 300  # some gradients of these small networks are added up by themselves, others together
+    with distributed.joined() as group:
         for name in CASES:
             made = trained(config(name), int(steps))
             single = trained(config(name), 1, torch.float32)["first"]

@@ -1,22 +1,22 @@
 """Train deep spiking neural networks by spike timing (TSSL-BP)."""
 
-from tsslbp import starting  # noqa: F401, I001 (first, as the others take seconds)
+from tsslbp.utils import startup  # noqa: F401, I001 (first, as the others take seconds)
 
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from tsslbp import encoding, layers, losses, metrics, networks, neuron, rules
-from tsslbp.errors import UserError
+from tsslbp import encoding, layers, losses, metrics, network, neuron, rules
+from tsslbp.utils.errors import UserError
 from tsslbp.functional import lif, lif_part
-from tsslbp.networks import build
+from tsslbp.network import build
 from tsslbp.neuron import spikes_from_psc
 from tsslbp.rules import TSSL, EventProp, Rule, Surrogate
 from tsslbp.training import Stream, load
 
 if TYPE_CHECKING:
-    from tsslbp import plot
-    from tsslbp.classifier import SpikingClassifier
+    from tsslbp.report import plot
+    from tsslbp.sklearn import SpikingClassifier
 
 __version__ = version("tsslbp")
 stream = Stream
@@ -36,7 +36,7 @@ __all__ = [
     "load",
     "losses",
     "metrics",
-    "networks",
+    "network",
     "neuron",
     "plot",
     "rules",
@@ -46,8 +46,8 @@ __all__ = [
 
 
 _LATER = {
-    "SpikingClassifier": ("tsslbp.classifier", "scikit-learn 1.6 or newer", "scikit-learn>=1.6"),
-    "plot": ("tsslbp.plot", "Matplotlib", "matplotlib"),
+    "SpikingClassifier": ("tsslbp.sklearn", "scikit-learn 1.6 or newer", "scikit-learn>=1.6"),
+    "plot": ("tsslbp.report.plot", "Matplotlib", "matplotlib"),
 }
 
 

@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 
-from tsslbp import processes
 from tsslbp.cli import main
+from tsslbp.utils import distributed
 
 
 def run() -> None:
@@ -14,7 +14,7 @@ def run() -> None:
     code = main()
     with contextlib.suppress(ValueError):  # outside the main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: another Ctrl-C would only show where Python was
-    if processes.stuck():
+    if distributed.stuck():
         os._exit(code)
     sys.exit(code)
 

@@ -1,7 +1,7 @@
 """From data to signals: constant current, Poisson rate, time to first spike.
 
 A network puts every input through the same first-order synapse as its own spikes (``neuron.py``, equation (3)). An encoder
-returns the input of that synapse, except for a constant current: see :class:`~tsslbp.signal.Constant`.
+returns the input of that synapse, except for a constant current: see :class:`~tsslbp.utils.signals.Constant`.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tsslbp import draws
-from tsslbp.errors import UserError, check_number, check_tensor, check_whole, unknown
-from tsslbp.signal import Constant, constant_current
-from tsslbp.spec import construct, parse_spec
+from tsslbp.utils import prng
+from tsslbp.utils.errors import UserError, check_number, check_tensor, check_whole, unknown
+from tsslbp.utils.signals import Constant, constant_current
+from tsslbp.utils.spec import construct, parse_spec
 
 __all__ = ["CONSTANT", "ENCODERS", "Constant", "Latency", "Poisson", "constant_current", "get", "latency", "poisson"]
 
@@ -40,15 +40,15 @@ def poisson(x: Tensor, time_steps: int, seed: int | Tensor) -> Tensor:
     x = x if x.is_floating_point() else x.float()
     if not isinstance(seed, Tensor):
         check_number("seed", seed, "a whole number, or [B] of int64")
-    seeds = seed if isinstance(seed, Tensor) else torch.as_tensor(seed if seed % 1 else draws.wrapped(seed))
+    seeds = seed if isinstance(seed, Tensor) else torch.as_tensor(seed if seed % 1 else prng.wrapped(seed))
     if seeds.is_floating_point() or seeds.shape not in ((), x.shape[:1]):
         raise UserError(f"seed is {seeds.dtype} of shape {list(seeds.shape)}; it must be a whole number, or [B] of int64")
     if not seeds.dim():
         seeds = torch.arange(len(x)) + seeds
-    keys, bound = draws.mix(seeds.to(x.device, torch.int64), draws.ENCODER), draws.below(x)
+    keys, bound = prng.mix(seeds.to(x.device, torch.int64), prng.ENCODER), prng.below(x)
     spikes = x.new_empty(time_steps, *x.shape)
     for step in range(time_steps):
-        spikes[step] = draws.bits(draws.mix(keys, step), x.shape[1:].numel()).reshape(x.shape) < bound
+        spikes[step] = prng.bits(prng.mix(keys, step), x.shape[1:].numel()).reshape(x.shape) < bound
     return spikes
 
 

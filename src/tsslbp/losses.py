@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsslbp import processes
-from tsslbp.errors import UserError, check_number, check_positive, check_tensors, check_whole, shown, unknown
 from tsslbp.neuron import check_tau_s, spikes_from_psc, synapse
-from tsslbp.signal import check_lengths, check_mask, within
-from tsslbp.signal import length_mask as length_mask
-from tsslbp.spec import construct, parse_spec, write_spec
+from tsslbp.utils import distributed
+from tsslbp.utils.errors import UserError, check_number, check_positive, check_tensors, check_whole, shown, unknown
+from tsslbp.utils.signals import check_lengths, check_mask, within
+from tsslbp.utils.signals import length_mask as length_mask
+from tsslbp.utils.spec import construct, parse_spec, write_spec
 
 
 def desired_train(time_steps: int) -> Tensor:
@@ -368,7 +368,7 @@ class RateBounds:
             check_lengths(lengths, psc, static=False)
         steps = torch.full(psc.shape[1:2], len(psc), device=psc.device) if lengths is None else lengths
         spikes = within(psc, lengths).sum(0) + (self.tau_s - 1) * psc[steps - 1, torch.arange(len(steps), device=psc.device)]
-        rate = processes.group().mean(spikes / steps.view(-1, *[1] * (psc.dim() - 2)))
+        rate = distributed.group().mean(spikes / steps.view(-1, *[1] * (psc.dim() - 2)))
         return 0.5 * ((self.lower - rate).relu().square() + (rate - self.upper).relu().square()).sum()
 
 

@@ -32,7 +32,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.utils._device import DeviceContext
 
-from tsslbp.errors import UserError, as_plain, check_number, check_tensor, check_truths
+from tsslbp.utils.errors import UserError, as_plain, check_number, check_tensor, check_truths
 
 Value = float | Any
 """A constant: a number or a tensor. ``Any`` lets type checkers use numbers as numbers."""

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from tsslbp import files, kernels, machine
+from tsslbp import kernels
 from tsslbp.bench import peers, recurrent
 from tsslbp.bench.against import against
 from tsslbp.bench.against import table as against_table
 from tsslbp.bench.cases import Case, Subject, ann, cases, floor, grown, ours
 from tsslbp.bench.measure import interleaved, peak_memory, require_agreement, where_time_goes
-from tsslbp.tables import markdown
+from tsslbp.utils import files, machine
+from tsslbp.utils.tables import markdown
 
 __all__ = [
     "against",

@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tsslbp.errors import UserError
-from tsslbp.tables import markdown
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.tables import markdown
 
 TURN = 0.25
 """Approximate seconds of a turn."""

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp.architecture import PAPER, Architecture
 from tsslbp.kernels import Backend
 from tsslbp.layers import Conv2d, Flatten, Linear, Recurrent, Spiking, SumPool2d
 from tsslbp.losses import KernelLoss
-from tsslbp.networks import Network
-from tsslbp.signal import Constant, Signal
+from tsslbp.network.architecture import PAPER, Architecture
+from tsslbp.network.network import Network
+from tsslbp.utils.signals import Constant, Signal
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from tsslbp import machine
-from tsslbp.errors import UserError
 from tsslbp.functional import lif
+from tsslbp.utils import machine
+from tsslbp.utils.errors import UserError
 
 CLEAR = Path("/proc/self/clear_refs")
 """Where Linux takes the order to forget the peak of a process's memory."""

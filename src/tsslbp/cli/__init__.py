@@ -5,13 +5,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from tsslbp import __version__, imports, processes, starting
+from tsslbp import __version__
 from tsslbp.cli import own, streams
 from tsslbp.cli.commands import COMMANDS, overview
 from tsslbp.cli.parse import taken
-from tsslbp.errors import UserError, unknown
 from tsslbp.training import Interrupted
 from tsslbp.training.records import resuming
+from tsslbp.utils import distributed, imports, startup
+from tsslbp.utils.errors import UserError, unknown
 
 __all__ = ["main"]
 
@@ -23,9 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     """
     streams.prepare()
     try:
-        starting.started()
+        startup.started()
         try:
-            with processes.joined():
+            with distributed.joined():
                 _run(sys.argv[1:] if argv is None else argv)
         finally:
             sys.stdout.flush()  # here, where errors of the stream are handled
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         streams.say(f"tsslbp: {_too_much(error)}")
         return 2
     except Interrupted as stop:
-        if processes.leads():
+        if distributed.leads():
             streams.say(f"stopped; go on with: {stop}")
         return 130
     except KeyboardInterrupt:
@@ -64,7 +65,7 @@ def _run(arguments: list[str]) -> None:
         raise UserError(f"tsslbp fidelity is now: {shlex.join(['tsslbp', 'study', *arguments, '--table'])}")
     if arguments[0] not in COMMANDS:
         raise unknown("command", arguments[0], COMMANDS)
-    if processes.world_size() > 1 and arguments[0] != "train":
+    if distributed.world_size() > 1 and arguments[0] != "train":
         raise UserError(f"torchrun is for tsslbp train; start tsslbp {arguments[0]} without it")
     command, rest, given = arguments[0], arguments[1:], list[Path]()
     if command in own.IMPORTING:
@@ -74,7 +75,7 @@ def _run(arguments: list[str]) -> None:
         try:
             COMMANDS[command](rest)
         except Interrupted as stop:
-            raise Interrupted(f"{processes.command()} {resuming(str(stop))}") from None
+            raise Interrupted(f"{distributed.command()} {resuming(str(stop))}") from None
 
 
 def _too_much(error: MemoryError | RuntimeError) -> str:

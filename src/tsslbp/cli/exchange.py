@@ -8,15 +8,17 @@ from typing import Annotated, NamedTuple
 import torch
 import tyro
 
-from tsslbp import data, files, quantisation, training
+from tsslbp import data, training
 from tsslbp.cli.parse import parse
 from tsslbp.cli.show import console
 from tsslbp.cli.streams import say
-from tsslbp.declared import FINITE, POSITIVE, Means, flag
-from tsslbp.errors import UserError, unknown
 from tsslbp.exchange import c, check, compiled, nir, onnx
 from tsslbp.exchange.program import Program
-from tsslbp.settings import TrainConfig
+from tsslbp.layers import quantisation
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import files
+from tsslbp.utils.errors import UserError, unknown
+from tsslbp.utils.fields import FINITE, POSITIVE, Means, flag
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ class Format(NamedTuple):
 
 
 def _safetensors(options: Export, _: training.Model) -> Iterator[str]:
-    from tsslbp import publish  # here, because Matplotlib comes with it
+    from tsslbp.cli import publishing  # here, because Matplotlib comes with it
 
-    yield f"card: {publish.export(options.model, options.file, options.half, options.data_root)}"
+    yield f"card: {publishing.export(options.model, options.file, options.half, options.data_root)}"
 
 
 def _test(options: Export, model: training.Model) -> data.Split | None:

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import tyro
 
-from tsslbp import catalogue, files, rules
+from tsslbp import rules
 from tsslbp.cli.parse import parse
 from tsslbp.cli.show import console
-from tsslbp.rivals import RIVALS
+from tsslbp.rivals import RIVALS, catalogue
 from tsslbp.rivals.check import check, numbers, save
-from tsslbp.tables import aligned
+from tsslbp.utils import files
+from tsslbp.utils.tables import aligned
 
 
 @dataclass(frozen=True)

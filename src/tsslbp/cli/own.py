@@ -1,8 +1,8 @@
 """``--import FILE.py``: a user's own rules, surrogates, losses and data sets, for the commands that take them."""
 
 from tsslbp import data, losses, rules
-from tsslbp.errors import UserError, shown
 from tsslbp.rules import surrogate
+from tsslbp.utils.errors import UserError, shown
 
 IMPORTING = ("train", "evaluate", "predict", "report", "compare", "study", "export", "import")
 """Commands that take it."""

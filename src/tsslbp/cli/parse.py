@@ -14,11 +14,12 @@ from typing import Annotated, Any, TypeVar, get_args
 
 import tyro
 
-from tsslbp import data, recipes
+from tsslbp import data
 from tsslbp.cli import own
-from tsslbp.declared import docstrings, faults, flag, kinds_of
-from tsslbp.errors import UserError, unknown
-from tsslbp.settings import NOW_OF_LOSS, TrainConfig
+from tsslbp.training import recipes
+from tsslbp.training.settings import NOW_OF_LOSS, TrainConfig
+from tsslbp.utils.errors import UserError, unknown
+from tsslbp.utils.fields import docstrings, faults, flag, kinds_of
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tsslbp import data
 from tsslbp.data.pictures import opened
-from tsslbp.errors import UserError
 from tsslbp.training import Model
+from tsslbp.utils.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

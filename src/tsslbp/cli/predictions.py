@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from tsslbp import files, metrics, training
+from tsslbp import metrics, training
 from tsslbp.cli import picture
 from tsslbp.data import Split, Streaming, in_files, pictures, readers
 from tsslbp.data.folders import files_in
-from tsslbp.errors import UserError, each_of
+from tsslbp.utils import files
+from tsslbp.utils.errors import UserError, each_of
 
 SHOWN = 20
 """Samples whose predictions are printed if there is no file."""

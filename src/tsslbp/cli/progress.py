@@ -4,8 +4,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from tsslbp import processes, training
+from tsslbp import training
 from tsslbp.cli.streams import say
+from tsslbp.utils import distributed
 
 
 def watch(run: str) -> training.Progress:
@@ -21,7 +22,7 @@ def same_command_goes_on() -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    with processes.handling(stop, *processes.STOPS):  # a run that trains takes it for itself (training/loop.py)
+    with distributed.handling(stop, *distributed.STOPS):  # a run that trains takes it for itself (training/loop.py)
         try:
             yield
         except (training.Interrupted, KeyboardInterrupt):

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import tyro
 
-from tsslbp import machine, publish
+from tsslbp.cli import publishing
 from tsslbp.cli.parse import parse
 from tsslbp.cli.progress import same_command_goes_on, watch
 from tsslbp.cli.show import console
+from tsslbp.utils import machine
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,15 @@ class Report:
 def report_(arguments: list[str]) -> None:
     """``tsslbp report``."""
     options = parse(Report, "report", arguments)
-    console.print(f"report: {publish.write_page(options.folder, options.markdown, options.data_root)}")
+    console.print(f"report: {publishing.write_page(options.folder, options.markdown, options.data_root)}")
 
 
 def reproduce(arguments: list[str]) -> None:
     """``tsslbp reproduce``."""
-    about = f"{' '.join(str(publish.Reproduce.__doc__).split())} ROW is one of: {', '.join(publish.ROWS)}."
-    options = parse(publish.Reproduce, "reproduce", arguments, description=about)
+    about = f"{' '.join(str(publishing.Reproduce.__doc__).split())} ROW is one of: {', '.join(publishing.ROWS)}."
+    options = parse(publishing.Reproduce, "reproduce", arguments, description=about)
     machine.keep_memory()
     with same_command_goes_on():
-        page = publish.reproduce(options, watch)
+        page = publishing.reproduce(options, watch)
     console.print(f"result: {page}")
-    console.print(publish.results_table(options.out), end="")
+    console.print(publishing.results_table(options.out), end="")

@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tsslbp.errors import visible
+from tsslbp.utils.errors import visible
 
 
 class _Console(Console):

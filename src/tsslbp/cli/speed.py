@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tsslbp import bench, files, kernels, machine
+from tsslbp import bench, kernels
 from tsslbp.bench import measure
 from tsslbp.cli.parse import parse
 from tsslbp.cli.show import console
 from tsslbp.cli.streams import say
-from tsslbp.declared import FINITE, POSITIVE
-from tsslbp.errors import UserError, unknown
-from tsslbp.tables import aligned
+from tsslbp.utils import files, machine
+from tsslbp.utils.errors import UserError, unknown
+from tsslbp.utils.fields import FINITE, POSITIVE
+from tsslbp.utils.tables import aligned
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import io
 import os
 import sys
 
-from tsslbp.errors import visible
+from tsslbp.utils.errors import visible
 
 
 def prepare() -> None:

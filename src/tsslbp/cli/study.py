@@ -7,15 +7,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from tsslbp import imports, machine, recipes, study
+from tsslbp import study
 from tsslbp.cli.parse import LABEL, given_in, parse, starting_from
 from tsslbp.cli.progress import same_command_goes_on, watch
 from tsslbp.cli.show import console
-from tsslbp.errors import UserError, unknown
-from tsslbp.settings import TrainConfig
 from tsslbp.study.base import suited
 from tsslbp.study.compare import Compare
 from tsslbp.study.comparison import tables, write_comparison
+from tsslbp.training import recipes
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import imports, machine
+from tsslbp.utils.errors import UserError, unknown
 
 NOT_HERE = {
     "study": (

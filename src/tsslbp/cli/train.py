@@ -5,14 +5,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tsslbp import machine, processes, recipes, training
+from tsslbp import training
 from tsslbp.cli.parse import LABEL, given_in, parse, starting_from, taken
 from tsslbp.cli.show import console
 from tsslbp.cli.streams import say
-from tsslbp.errors import UserError
-from tsslbp.settings import TrainConfig
-from tsslbp.training import CHECKPOINT, METRICS
+from tsslbp.training import CHECKPOINT, METRICS, recipes
 from tsslbp.training.preparation import STATIC_STEPS
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import distributed, machine
+from tsslbp.utils.errors import UserError
 
 CHOSEN = {"validation": "chosen on validation", "last": "the last", "test": "chosen on the test set, which flatters it"}
 """How an epoch was chosen, in words."""
@@ -46,7 +47,7 @@ def train(arguments: list[str]) -> None:
         config.refuse_idle(given_in(arguments))
     machine.keep_memory()
     folder, final = training.train(config, training.watcher(), given=given)
-    if not processes.leads():
+    if not distributed.leads():
         return
     try:
         console.print(_told(final))

@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from tsslbp import data, files, metrics, training
+from tsslbp import data, metrics, training
 from tsslbp.cli import predictions
 from tsslbp.cli.parse import parse
 from tsslbp.cli.show import console
 from tsslbp.cli.streams import say
-from tsslbp.errors import UserError, few
+from tsslbp.utils import files
+from tsslbp.utils.errors import UserError, few
 
 UNEQUAL = 2
 """How many times the samples of the smallest class the largest must have for their accuracies to be averaged, too."""

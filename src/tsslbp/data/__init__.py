@@ -6,15 +6,15 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from tsslbp import files
 from tsslbp.data import events, images, in_files, nmnist, readers, speech, synthetic, tonic_sets, vowels
 from tsslbp.data.arrays import of_arrays, of_torch
 from tsslbp.data.augment import crop_and_flip, cutout
 from tsslbp.data.dataset import Dataset, Normalisation, Split, check
 from tsslbp.data.facts import Facts
 from tsslbp.data.streamed import Streaming
-from tsslbp.errors import UserError, check_whole, unknown
-from tsslbp.spec import name_of
+from tsslbp.utils import files
+from tsslbp.utils.errors import UserError, check_whole, unknown
+from tsslbp.utils.spec import name_of
 
 __all__ = [
     "NAMES",

@@ -25,7 +25,7 @@ from tsslbp.data import sample_values
 from tsslbp.data.dataset import FIFTH, Dataset, Split, class_names, kind_of
 from tsslbp.data.found import Found, Wanted, kind_fact
 from tsslbp.data.labels import alike, are_names, by_place, classes_of, no_class, numbered, plain, unlike
-from tsslbp.errors import LARGEST, UserError, all_of, few, shown
+from tsslbp.utils.errors import LARGEST, UserError, all_of, few, shown
 
 Arrays = dict[str, NDArray[Any]]
 ENDS = {"train": "", "validation": "_val", "test": "_test"}

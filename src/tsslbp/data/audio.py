@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsslbp.errors import UserError
+from tsslbp.utils.errors import UserError
 
 WINDOW = 0.040
 """Seconds in a frame."""

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsslbp import draws
-from tsslbp.errors import UserError
+from tsslbp.utils import prng
+from tsslbp.utils.errors import UserError
 
 
 def crop_and_flip(x: Tensor, keys: Tensor, padding: int = 4, flip: bool = True) -> Tensor:
@@ -13,7 +13,7 @@ def crop_and_flip(x: Tensor, keys: Tensor, padding: int = 4, flip: bool = True) 
 
     Args:
         x: images as stored, before normalisation, ``[B, C, H, W]``, any type: the border is the stored value 0.
-        keys: one for each image, ``[B]`` of int64, which determines its changes (``draws.py``).
+        keys: one for each image, ``[B]`` of int64, which determines its changes (``prng.py``).
         padding: zeros on each side in pixels, which is the largest shift; 0 only flips.
         flip: mirror left and right; wrong for digits and letters.
 
@@ -27,7 +27,7 @@ def crop_and_flip(x: Tensor, keys: Tensor, padding: int = 4, flip: bool = True) 
     if padding < 0:
         raise UserError(f"padding is {padding}; it must be at least 0")
     B, C, H, W = x.shape
-    down, right, mirrored = draws.bits(draws.mix(keys.to(x.device), draws.CROP), 3).unsqueeze(2).unbind(1)
+    down, right, mirrored = prng.bits(prng.mix(keys.to(x.device), prng.CROP), 3).unsqueeze(2).unbind(1)
     rows = down % (2 * padding + 1) + torch.arange(H, device=x.device)
     columns = torch.arange(W, device=x.device)
     columns = right % (2 * padding + 1) + torch.where((mirrored < 0) & flip, W - 1 - columns, columns)
@@ -44,7 +44,7 @@ def cutout(x: Tensor, keys: Tensor, size: int, colour: Tensor | float = 0) -> Te
 
     Args:
         x: images as stored, before normalisation, ``[B, C, H, W]``, any type.
-        keys: one for each image, ``[B]`` of int64, which determines its square (``draws.py``).
+        keys: one for each image, ``[B]`` of int64, which determines its square (``prng.py``).
         size: of the square in pixels; 0 changes nothing.
         colour: the stored value to put there, or one for each channel, ``[C]``; in the paper the mean of the data.
 
@@ -57,7 +57,7 @@ def cutout(x: Tensor, keys: Tensor, size: int, colour: Tensor | float = 0) -> Te
     _check("cutout", x, keys)
     if size < 0:
         raise UserError(f"size is {size}; it must be at least 0")
-    middles = draws.bits(draws.mix(keys.to(x.device), draws.ERASE), 2).unsqueeze(2).unbind(1)
+    middles = prng.bits(prng.mix(keys.to(x.device), prng.ERASE), 2).unsqueeze(2).unbind(1)
     within = (torch.arange(n, device=x.device) - at % n + size // 2 for n, at in zip(x.shape[2:], middles, strict=True))
     rows, columns = ((place >= 0) & (place < size) for place in within)
     colour = torch.as_tensor(colour, device=x.device).to(x.dtype).view(-1, 1, 1)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsslbp import files
 from tsslbp.data.dataset import Split
-from tsslbp.errors import UserError
+from tsslbp.utils import files
+from tsslbp.utils.errors import UserError
 
 Frames = NDArray[np.uint8]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
-from tsslbp import machine
 from tsslbp.data.labels import is_number
 from tsslbp.data.series import MISSING
-from tsslbp.errors import UserError, one_line
+from tsslbp.utils import machine
+from tsslbp.utils.errors import UserError, one_line
 
 PARTED = {mark: re.compile(rf"[+-]?[1-9]\d{{0,2}}\{mark}\d{{3}}") for mark in ".,"}
 """Numbers in which a mark may part thousands."""

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsslbp import machine
 from tsslbp.data import csv_rows
 from tsslbp.data.csv_rows import is_text, parts_thousands
 from tsslbp.data.dataset import FIFTH, Split
@@ -21,8 +20,9 @@ from tsslbp.data.found import Found, Wanted, kind_fact, partner
 from tsslbp.data.labels import LABELS, alike, classes_of, counted, is_number, numbered, plain
 from tsslbp.data.sample_values import LOST, lost_in_float32
 from tsslbp.data.series import MISSING, NO_LABEL
-from tsslbp.declared import FLOAT32_MAX
-from tsslbp.errors import UserError, all_of, few
+from tsslbp.utils import machine
+from tsslbp.utils.errors import UserError, all_of, few
+from tsslbp.utils.fields import FLOAT32_MAX
 
 SEVERAL = 2
 """Samples that a class must have on average for a column to be one of classes."""

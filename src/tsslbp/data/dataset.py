@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsslbp.errors import LARGEST, UserError, shown
-from tsslbp.signal import check_lengths
+from tsslbp.utils.errors import LARGEST, UserError, shown
+from tsslbp.utils.signals import check_lengths
 
 SPLIT_SEED = 0
 VALIDATION = 5000

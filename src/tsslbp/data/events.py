@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tsslbp.errors import UserError
+from tsslbp.utils.errors import UserError
 
 Integers = NDArray[np.int64]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tsslbp.data.dataset import Dataset, Split
 from tsslbp.data.sample_values import counts_events
-from tsslbp.errors import UserError
+from tsslbp.utils.errors import UserError
 
 PARTS = ("train", "validation", "test")
 REMEMBERED = 64

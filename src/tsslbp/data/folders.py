@@ -13,7 +13,7 @@ from torch import Tensor
 from tsslbp.data.dataset import FIFTH
 from tsslbp.data.found import Made, Wanted
 from tsslbp.data.labels import classes_of, numbered
-from tsslbp.errors import UserError, few
+from tsslbp.utils.errors import UserError, few
 
 PARTS = {
     "train": ("train", "training"),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsslbp.data.dataset import FIFTH, Dataset, Kind, Split, hold_out, hold_out_groups, hold_out_validation
 from tsslbp.data.sample_values import fitted
-from tsslbp.errors import UserError, few
+from tsslbp.utils.errors import UserError, few
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tsslbp.data.folders import folders_in, folders_of_parts, left_out, unwrappe
 from tsslbp.data.listed import Listed, Lister
 from tsslbp.data.pictures import SUFFIXES
 from tsslbp.data.streamed import Files, Streaming
-from tsslbp.errors import UserError
+from tsslbp.utils.errors import UserError
 
 PREFIX = "image-folder:"
 """Prefix of such a folder's path in settings."""

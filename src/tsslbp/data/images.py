@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsslbp import machine
 from tsslbp.data.dataset import FIFTH, VALIDATION, Dataset, Normalisation, Split, hold_out, hold_out_validation
-from tsslbp.errors import UserError, needed, one_line
+from tsslbp.utils import machine
+from tsslbp.utils.errors import UserError, needed, one_line
 
 DEFLATED = 1032
 """Bytes that a byte of a ``.gz`` file unpacks to at most."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsslbp.data.dataset import class_names
 from tsslbp.data.found import Wanted
-from tsslbp.errors import UserError, few, shown
+from tsslbp.utils.errors import UserError, few, shown
 
 LABELS = ("label", "class", "target", "y")
 """Names of the column of classes."""

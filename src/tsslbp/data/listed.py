@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsslbp import files
 from tsslbp.data import pictures
 from tsslbp.data.dataset import FIFTH, SAMPLES_LOOKED_AT, Dataset
 from tsslbp.data.found import Found, kind_fact
 from tsslbp.data.labels import classes_of
 from tsslbp.data.streamed import Files, Pool, Streamed, Streaming
-from tsslbp.errors import UserError, few
+from tsslbp.utils import files
+from tsslbp.utils.errors import UserError, few
 
 SIZE = 224
 """Default pixels of a side if pictures differ in size."""

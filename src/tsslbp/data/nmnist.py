@@ -11,8 +11,8 @@ import torch
 from tsslbp.data import cache, tonic_sets
 from tsslbp.data.dataset import AS_STORED, VALIDATION, Dataset, Split, hold_out_validation
 from tsslbp.data.events import by_time, frames, read_bin, stabilise
-from tsslbp.errors import UserError
-from tsslbp.files import content
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.files import content
 
 TIME_STEPS = 30
 """Default number of steps, of about 10 ms each."""

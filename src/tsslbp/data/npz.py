@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tsslbp import files, machine
 from tsslbp.data import arrays
 from tsslbp.data.found import Found, Wanted
-from tsslbp.errors import UserError, all_of, one_line, unknown
+from tsslbp.utils import files, machine
+from tsslbp.utils.errors import UserError, all_of, one_line, unknown
 
 KEYS = (*(f"{kind}{end}" for end in arrays.ENDS.values() for kind in ("x", "y", "lengths")), "classes", "groups")
 WORDS = {"images": "x", "labels": "y", "train": "", "valid": "val", "validation": "val"}

@@ -16,8 +16,8 @@ from torch import Tensor
 from tsslbp.data.folders import listed
 from tsslbp.data.found import Found, Wanted, kind_fact
 from tsslbp.data.storage import stored
-from tsslbp.errors import UserError, each_of, one_line
-from tsslbp.files import refuse_special
+from tsslbp.utils.errors import UserError, each_of, one_line
+from tsslbp.utils.files import refuse_special
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,7 +9,7 @@ from tsslbp.data import csv_table, npz, pictures, recordings, series, wav
 from tsslbp.data.dataset import Dataset, Split
 from tsslbp.data.folders import files_in, left_out
 from tsslbp.data.found import Found, Wanted, partner
-from tsslbp.errors import UserError, few
+from tsslbp.utils.errors import UserError, few
 
 
 @dataclass(frozen=True)

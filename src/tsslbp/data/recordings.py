@@ -13,7 +13,7 @@ from tsslbp.data.folders import listed
 from tsslbp.data.found import Found, Wanted, kind_fact
 from tsslbp.data.nmnist import TIME_STEPS
 from tsslbp.data.storage import stored
-from tsslbp.errors import UserError, each_of, one_line
+from tsslbp.utils.errors import UserError, each_of, one_line
 
 SUFFIXES = (".bin", ".npy")
 LARGEST = 2**30

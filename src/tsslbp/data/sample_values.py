@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tsslbp.data.dataset import AS_STORED, Normalisation, Split
-from tsslbp.errors import UserError, one_line, shown
+from tsslbp.utils.errors import UserError, one_line, shown
 
 MOST_EVENTS = 15
 """A sequence of whole numbers from 0 to this many counts spikes or events per step. It is not normalised."""

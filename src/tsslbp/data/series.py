@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsslbp import files, machine
 from tsslbp.data.dataset import FIFTH, Split
 from tsslbp.data.found import Found, Wanted, kind_fact, partner
 from tsslbp.data.labels import LABELS, alike, classes_of, counted, is_number, numbered, plain, whole
-from tsslbp.errors import UserError, each_of, few
+from tsslbp.utils import files, machine
+from tsslbp.utils.errors import UserError, each_of, few
 
 Series = tuple[NDArray[np.float32], str | None]
 """Values ``[T, F]`` and the label, or None."""

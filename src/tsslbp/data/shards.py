@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsslbp import files
 from tsslbp.data import folders, listed, tar
 from tsslbp.data.dataset import Dataset, Split
 from tsslbp.data.labels import alike
 from tsslbp.data.listed import Listed, Lister
 from tsslbp.data.pictures import Member
 from tsslbp.data.streamed import Files, Streaming
-from tsslbp.errors import UserError, all_of, shown
+from tsslbp.utils import files
+from tsslbp.utils.errors import UserError, all_of, shown
 
 PREFIX = "webdataset:"
 """Prefix of shards in settings."""

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tsslbp import files, machine
 from tsslbp.data.audio import log_mel, send_on_delta
 from tsslbp.data.dataset import AS_STORED, Dataset, Split, hold_out_validation
-from tsslbp.errors import UserError, one_line
+from tsslbp.utils import files, machine
+from tsslbp.utils.errors import UserError, one_line
 
 TIME_STEPS = 50
 """Default number of steps; a digit takes 0.4 s, so a step is about 8 ms."""

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tsslbp import machine
 from tsslbp.data import cache
 from tsslbp.data.dataset import Split
-from tsslbp.errors import each_of
+from tsslbp.utils import machine
+from tsslbp.utils.errors import each_of
 
 LARGE = 2**29
 """Bytes of samples that are mapped from the cache rather than held in memory."""

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tsslbp import draws, machine, processes
 from tsslbp.data.dataset import Request, Split
 from tsslbp.data.pictures import Broken, Member, Unread, opened
-from tsslbp.errors import UserError, all_of, needed, one_line
+from tsslbp.utils import distributed, machine, prng
+from tsslbp.utils.errors import UserError, all_of, needed, one_line
 
 AT_ONCE = 64
 """Default batch size."""
@@ -203,8 +203,8 @@ def _with_array(batch: Any) -> tuple[NDArray[np.uint8], list[Fault]]:
 def _outlive_signals(_: int) -> None:
     """These signals reach all processes, but the main one must first end its step and write a checkpoint."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in processes.STOPS:
-        if not processes.lets_hang_up(number):
+    for number in distributed.STOPS:
+        if not distributed.lets_hang_up(number):
             signal.signal(number, lambda *_: signal.alarm(PATIENCE) and None)
 
 
@@ -304,7 +304,7 @@ class Streamed(Split):
         def asked() -> Iterator[tuple[Pictures, list[int] | None]]:
             for index, keys in requests:
                 labels.append(self.y[index])
-                seeds = None if keys is None else draws.mix(keys, draws.CUT).tolist()
+                seeds = None if keys is None else prng.mix(keys, prng.CUT).tolist()
                 yield [self.files.at(number) for number in self.numbers[index].tolist()], seeds
 
         for x, faults in self.pool.decoded(asked()):

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsslbp import machine
 from tsslbp.data.dataset import AS_STORED, Dataset, Split
 from tsslbp.data.pictures import opened
-from tsslbp.errors import LARGEST, UserError, shown
-from tsslbp.spec import construct, name_of, parse_spec
+from tsslbp.utils import machine
+from tsslbp.utils.errors import LARGEST, UserError, shown
+from tsslbp.utils.spec import construct, name_of, parse_spec
 
 LEAST = {"seed": 0, "delay": 0, "gap": 0, "samples": 16}
 """The smallest values of whole numbers among the options of tasks; 1 for all others."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tsslbp.data.labels import plain
-from tsslbp.errors import UserError, shown
+from tsslbp.utils.errors import UserError, shown
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 FIELDS = ("cls", "label", "class", "target")

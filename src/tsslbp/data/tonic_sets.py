@@ -10,7 +10,7 @@ import torch
 from tsslbp.data import cache
 from tsslbp.data.dataset import AS_STORED, FIFTH, TEST_SET, VALIDATION, Dataset, Split, hold_out, hold_out_validation
 from tsslbp.data.events import by_time, frames, of_fields
-from tsslbp.errors import UserError, needed, one_line, unknown
+from tsslbp.utils.errors import UserError, needed, one_line, unknown
 
 TIME_STEPS = 30
 """Default number of steps."""

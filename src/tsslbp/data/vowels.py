@@ -8,7 +8,7 @@ from pathlib import Path
 from tsslbp.data.dataset import Dataset, hold_out_validation
 from tsslbp.data.sample_values import fitted
 from tsslbp.data.series import padded, read_ts
-from tsslbp.errors import UserError
+from tsslbp.utils.errors import UserError
 
 
 def read(root: Path, validation: int | None, time_steps: int | None) -> Dataset:

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsslbp import machine
 from tsslbp.data.audio import log_mel
 from tsslbp.data.folders import listed
 from tsslbp.data.found import Found, Wanted, kind_fact
 from tsslbp.data.speech import BANDS, DELTA, TIME_STEPS
-from tsslbp.errors import UserError, each_of
+from tsslbp.utils import machine
+from tsslbp.utils.errors import UserError, each_of
 
 SUFFIXES = (".wav",)
 LOWEST_RATE = 2000

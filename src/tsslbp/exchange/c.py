@@ -14,18 +14,19 @@ import jinja2
 import numpy as np
 import torch
 
-from tsslbp import data, encoding, files
-from tsslbp.errors import UserError, few
+from tsslbp import data, encoding
 from tsslbp.exchange.chain import INPUT, Array, Chain, Map, Population
 from tsslbp.exchange.filtering import in_c
 from tsslbp.exchange.integer import SPIKE, IntegerNetwork, whole_input
 from tsslbp.exchange.literals import escaped, floats, numbers, pair
 from tsslbp.exchange.program import Entry, Program, coded, means, measured
+from tsslbp.layers.quantisation import INPUT_LARGEST, INPUT_UNIT, LARGEST
 from tsslbp.metrics import decode
 from tsslbp.metrics.decoding import NEAR
-from tsslbp.quantisation import INPUT_LARGEST, INPUT_UNIT, LARGEST
-from tsslbp.tables import literal
 from tsslbp.training import samples_to_test
+from tsslbp.utils import files
+from tsslbp.utils.errors import UserError, few
+from tsslbp.utils.tables import literal
 
 TEMPLATES = Path(__file__).parent / "templates"
 FILES = ("README.md", "network.c", "network.h", "test.c")

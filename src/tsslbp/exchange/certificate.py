@@ -29,12 +29,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp.errors import UserError
 from tsslbp.exchange.outgoing import as_written
 from tsslbp.layers import Joined, MaxPool, Pooling, Readout, Recurrent, Spiking
-from tsslbp.networks import Network
+from tsslbp.network.network import Network
 from tsslbp.neuron import LIF, delayed, membrane_potential, passed
-from tsslbp.signal import Constant, Signal, expanded
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.signals import Constant, Signal, expanded
 
 C = 8
 """Roundings of a number in a step of a synapse or a membrane, including those of the constants."""

@@ -24,11 +24,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tsslbp.errors import UserError
 from tsslbp.layers import Convolution, Dropout, Flatten, Linear, MaxPool, Recurrent, Residual, Spiking, SumPool, Vote
 from tsslbp.layers.convolution import rows_and_columns
-from tsslbp.networks import Network
-from tsslbp.quantisation import whole_numbers
+from tsslbp.layers.quantisation import whole_numbers
+from tsslbp.network.network import Network
+from tsslbp.utils.errors import UserError
 
 Array = NDArray[Any]
 Shape = tuple[int, int, int]

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsslbp import quantisation
 from tsslbp.exchange import simulators
 from tsslbp.exchange.certificate import guaranteed
 from tsslbp.exchange.onset import ONSET
 from tsslbp.exchange.outgoing import UNIT, as_written, neurons_of_layer
-from tsslbp.networks import Network
-from tsslbp.signal import within
+from tsslbp.layers import quantisation
+from tsslbp.network.network import Network
+from tsslbp.utils.signals import within
 
 DTYPES = (torch.float32, torch.float64)
 AT_ONCE = 100

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from tsslbp.data import Split
-from tsslbp.errors import UserError
 from tsslbp.exchange.program import Program
 from tsslbp.metrics import decode
+from tsslbp.utils.errors import UserError
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 """Strict compiler options."""

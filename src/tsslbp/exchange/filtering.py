@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from tsslbp.data.filters import ORDERS, RAISED, TAPS, VIEWS, Filters, channels_of, dilations, weights
 from tsslbp.exchange.literals import floats, numbers
-from tsslbp.filters import ORDERS, RAISED, TAPS, VIEWS, Filters, channels_of, dilations, weights
 
 if TYPE_CHECKING:
     from tsslbp.exchange.lowering import Writer

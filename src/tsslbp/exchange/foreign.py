@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tsslbp.errors import shown
 from tsslbp.exchange.graph import INTEGRATORS, Link, array
-from tsslbp.notation import NeuronSpec
+from tsslbp.network.notation import NeuronSpec
+from tsslbp.utils.errors import shown
 
 MOST_NUMBERS = 2**28
 """In a sample, in a layer's output for it, and in a kernel that is padded with zeros."""

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from tsslbp.errors import UserError, needed, shown
+from tsslbp.utils.errors import UserError, needed, shown
 
 MOST_BYTES = 2**31
 """Most bytes of all arrays of a file, unpacked."""

@@ -27,8 +27,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from tsslbp.architecture import Architecture
-from tsslbp.errors import UserError, shown
 from tsslbp.exchange.foreign import (
     MOST_NUMBERS,
     ROUNDING,
@@ -49,8 +47,9 @@ from tsslbp.exchange.graph import Link, array, chain, shape_of
 from tsslbp.exchange.layers import common, grouped, undilated
 from tsslbp.layers import Recurrent, Residual, Spiking
 from tsslbp.layers.pooling import POOL_FACTOR
-from tsslbp.networks import Network
-from tsslbp.notation import (
+from tsslbp.network.architecture import Architecture
+from tsslbp.network.network import Network
+from tsslbp.network.notation import (
     AvgPoolSpec,
     ConvSpec,
     LinearSpec,
@@ -67,6 +66,7 @@ from tsslbp.notation import (
     voters,
     written,
 )
+from tsslbp.utils.errors import UserError, shown
 
 MAPS_AND_POOLS = ("Linear", "Affine", "Conv1d", "Conv2d", "SumPool2d", "AvgPool2d", "Flatten")
 

@@ -31,10 +31,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsslbp import quantisation
-from tsslbp.errors import UserError
 from tsslbp.exchange.chain import INPUT, Array, Chain, Map, Population
-from tsslbp.quantisation import INPUT_UNIT
+from tsslbp.layers import quantisation
+from tsslbp.layers.quantisation import INPUT_UNIT
+from tsslbp.utils.errors import UserError
 
 SPIKE = 4096
 """Added to the output current by a spike."""

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tsslbp.errors import UserError
 from tsslbp.exchange.chain import Array
+from tsslbp.utils.errors import UserError
 
 
 def numbers(x: Array, a_line: int = 20) -> str:

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from tsslbp import encoding
-from tsslbp.errors import UserError
 from tsslbp.exchange.filtering import DOUBLE, FLOAT, INT64, filtered
 from tsslbp.layers import Convolution, Dropout, Flatten, Linear, MaxPool, Readout, Recurrent, Residual, Spiking, SumPool, Vote
 from tsslbp.layers.called import in_order
 from tsslbp.layers.convolution import each_axis
+from tsslbp.layers.quantisation import INPUT_LARGEST, INPUT_UNIT
 from tsslbp.metrics.decoding import NEAR
-from tsslbp.networks import Network
+from tsslbp.network.network import Network
 from tsslbp.neuron import LIF
-from tsslbp.quantisation import INPUT_LARGEST, INPUT_UNIT
-from tsslbp.signal import constant_current
 from tsslbp.training.inputs import Inputs
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.signals import constant_current
 
 
 class Writer:

@@ -26,20 +26,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from tsslbp import files
-from tsslbp.errors import UserError, shown
 from tsslbp.exchange import graph as graphs
 from tsslbp.exchange.incoming import network_of
 from tsslbp.exchange.onset import ONSET, with_onset, without_onset
 from tsslbp.exchange.outgoing import DT, UNIT, nodes_and_edges, plain
 from tsslbp.layers import Recurrent, Spiking, Vote
-from tsslbp.model_file import LONGEST
-from tsslbp.networks import Network
-from tsslbp.notation import classes, voters
-from tsslbp.quantisation import INPUT_UNIT, SMALLEST_LIMIT
+from tsslbp.layers.quantisation import INPUT_UNIT, SMALLEST_LIMIT
+from tsslbp.network.model_file import LONGEST
+from tsslbp.network.network import Network
+from tsslbp.network.notation import classes, voters
 from tsslbp.training import Model
 from tsslbp.training.model import as_model
 from tsslbp.training.reading import model_of
+from tsslbp.utils import files
+from tsslbp.utils.errors import UserError, shown
 
 Bias = Literal["leak", "onset"]
 """How biases are written."""

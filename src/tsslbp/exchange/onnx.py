@@ -23,17 +23,18 @@ from typing import Any
 
 import torch
 
-from tsslbp import encoding, files
+from tsslbp import encoding
 from tsslbp.data import Split
-from tsslbp.errors import UserError, needed, shown
 from tsslbp.exchange.filtering import FLOAT, INT64
 from tsslbp.exchange.lowering import Writer, answers, evidence, prepared
 from tsslbp.layers.noted import check_kinds
 from tsslbp.metrics import decode
-from tsslbp.networks import Network
-from tsslbp.signal import within
+from tsslbp.network.network import Network
 from tsslbp.training import Model
 from tsslbp.training.model import as_model
+from tsslbp.utils import files
+from tsslbp.utils.errors import UserError, needed, shown
+from tsslbp.utils.signals import within
 
 OPSET = 18
 """Version of ONNX's operators in a graph."""

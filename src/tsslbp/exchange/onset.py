@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from tsslbp.errors import UserError
 from tsslbp.exchange.graph import Link, array, chain, library
+from tsslbp.utils.errors import UserError
 
 ONSET = "onset_channel"
 """Entry of the metadata of graphs whose last input channel is 1 at the first step and then 0."""

@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tsslbp.errors import UserError
 from tsslbp.exchange.graph import library
 from tsslbp.exchange.layers import squared, ungrouped
 from tsslbp.layers import Conv1d, Convolution, Dropout, Flatten, Linear, Readout, Recurrent, Residual, Spiking, SumPool2d, Vote
 from tsslbp.layers.called import in_order
 from tsslbp.layers.noted import check_kinds
-from tsslbp.networks import Network
+from tsslbp.network.network import Network
+from tsslbp.utils.errors import UserError
 
 DT = 1e-4
 """Seconds of a step, as most readers of NIR assume."""

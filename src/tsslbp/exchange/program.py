@@ -8,15 +8,15 @@ from torch import Tensor
 
 from tsslbp import data, encoding
 from tsslbp.data.audio import WINDOW
-from tsslbp.errors import UserError
 from tsslbp.exchange.chain import Array, Chain, chain
 from tsslbp.exchange.integer import IntegerNetwork, integer, whole_input
 from tsslbp.layers import Spiking
-from tsslbp.networks import Network
-from tsslbp.quantisation import INPUT_LARGEST, INPUT_UNIT
-from tsslbp.signal import length_mask
-from tsslbp.spec import parse_spec
+from tsslbp.layers.quantisation import INPUT_LARGEST, INPUT_UNIT
+from tsslbp.network.network import Network
 from tsslbp.training import Model
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.signals import length_mask
+from tsslbp.utils.spec import parse_spec
 
 
 @dataclass(frozen=True, eq=False)

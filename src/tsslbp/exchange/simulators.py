@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp.errors import UserError
 from tsslbp.exchange.graph import INTEGRATORS, laterals, neurons_of
 from tsslbp.exchange.outgoing import DT
+from tsslbp.utils.errors import UserError
 
 Spikes = dict[str, Tensor]
 """By node of neurons: ``[T, B, neurons]`` of bool; the voltage itself where they never spike."""

@@ -27,7 +27,7 @@ from tsslbp.rules.tssl import TSSLNumbers
 
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
 VARIABLE = "TSSLBP_CPU_CAPABILITY"
-SOURCE = Path(__file__).parent.parent / "csrc"
+SOURCE = Path(__file__).parent / "csrc"
 """Beside the package in a checkout, and in no wheel."""
 
 

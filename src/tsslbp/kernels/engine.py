@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from tsslbp import kernels
-from tsslbp.errors import UserError, unknown
 from tsslbp.neuron import LIF, ByConstant
 from tsslbp.rules.base import Rule
+from tsslbp.utils.errors import UserError, unknown
 
 Backend = str
 """``"auto"`` or an engine's name. ``"auto"`` uses the C++ kernels where they can run and the reference elsewhere. ``"triton"``
@@ -67,7 +67,7 @@ def computed_in(dtype: torch.dtype) -> torch.dtype:
 
 
 class Engine(ABC):
-    """Neurons on arrays. None of the methods is differentiable: :class:`tsslbp.crossing.Crossing` is."""
+    """Neurons on arrays. None of the methods is differentiable: :class:`tsslbp.functional.Crossing` is."""
 
     title: ClassVar[str]
     """Its name in messages, in the plural: ``"the C++ kernels"``."""

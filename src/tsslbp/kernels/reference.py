@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 
-from tsslbp.imports import is_ours
 from tsslbp.kernels.engine import PLAIN, Engine, Form, Usable, refuse_batch
 from tsslbp.neuron import LIF, ByConstant, constants_gradient, membrane_potential, postsynaptic_current
 from tsslbp.rules.base import CARRY, Rule, promised
+from tsslbp.utils.imports import is_ours
 
 
 class Reference(Engine):

@@ -1,6 +1,6 @@
 """Layers: a linear map of post-synaptic currents, then neurons; and the maps that have no neurons.
 
-Every layer takes and returns a *signal*: post-synaptic currents ``[T, B, ...]``, or :class:`~tsslbp.signal.Constant`,
+Every layer takes and returns a *signal*: post-synaptic currents ``[T, B, ...]``, or :class:`~tsslbp.utils.signals.Constant`,
 which a linear map crosses once instead of T times. Neurons turn either into ``[T, B, ...]``.
 """
 

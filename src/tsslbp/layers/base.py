@@ -10,18 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp import machine, quantisation, rules
-from tsslbp.crossing import neurons, rest
-from tsslbp.errors import UserError, check_truths
+from tsslbp import rules
+from tsslbp.functional import neurons, rest
 from tsslbp.kernels import Backend, Pool, computed_in
+from tsslbp.layers import quantisation
 from tsslbp.layers.called import Handed, called_alone, check_state, handed_on, is_known, refuse_part
 from tsslbp.layers.constants import in_range
 from tsslbp.layers.normalisation import BatchNorm
+from tsslbp.layers.sparse import SparseMap, changes, mapped, most
 from tsslbp.layers.state_dicts import SIZE, StoresConstants
 from tsslbp.neuron import CONSTANTS, LIF, ByConstant, ConstantName
 from tsslbp.rules.base import Rule
-from tsslbp.signal import Constant, Signal, check_mask, check_signal, expanded, plainly_laid
-from tsslbp.sparse import SparseMap, changes, mapped, most
+from tsslbp.utils import machine
+from tsslbp.utils.errors import UserError, check_truths
+from tsslbp.utils.signals import Constant, Signal, check_mask, check_signal, expanded, plainly_laid
 
 
 def linear_map(map_: Callable[[Tensor], Tensor], signal: Signal) -> Signal:
@@ -68,7 +70,7 @@ class Spiking(StoresConstants):
     Source: S. Qiao et al., Micro-Batch Training with Batch-Channel Normalization and Weight Standardization, arXiv 1903.10520.
 
     With :meth:`quantise` the effective weight has few bits, and a layer also learns ``limit`` ``[out]``, the largest magnitude
-    of each neuron's or channel's weights (:mod:`tsslbp.quantisation`).
+    of each neuron's or channel's weights (:mod:`tsslbp.layers.quantisation`).
 
     Args:
         neuron: constants of the neurons. Tensors hold one number for the layer, ``[]``, or one for each neuron or channel,
@@ -85,7 +87,7 @@ class Spiking(StoresConstants):
     backend: Backend = "auto"
     """As in :func:`tsslbp.lif`; set it on a layer to compare."""
     by_changes: bool = True
-    """Whether the map may be computed from what changes (``tsslbp.sparse``); set it on a layer to compare."""
+    """Whether the map may be computed from what changes (``tsslbp.layers.sparse``); set it on a layer to compare."""
     multiplied: float = 1.0
     """Share of the last signal's numbers that were multiplied, from 0 to 1."""
     own_weights: tuple[str, ...] = ("weight",)
@@ -204,7 +206,7 @@ class Spiking(StoresConstants):
         return map_ is not None and most(map_, len(self.weight), bf16=True) > 0
 
     def sparse_map(self) -> SparseMap | None:
-        """The map for :func:`tsslbp.sparse.mapped`; None if that cannot compute it."""
+        """The map for :func:`tsslbp.layers.sparse.mapped`; None if that cannot compute it."""
         return None
 
     def _checked_map(self, x: Tensor) -> Tensor:
@@ -239,7 +241,7 @@ class Spiking(StoresConstants):
     def quantise(self, bits: str | int) -> None:
         """Give the weight few bits from now on, fitted to its present values, or no longer (``"float"``).
 
-        Raises UserError for bits other than :data:`tsslbp.quantisation.Bits`.
+        Raises UserError for bits other than :data:`tsslbp.layers.quantisation.Bits`.
         """
         quantisation.check(bits := str(bits))
         vars(self)["bits"] = bits
@@ -316,7 +318,7 @@ class Spiking(StoresConstants):
         handed: Handed | None = None,
         alone: bool = False,
     ) -> Signal:
-        """``pool`` and ``bf16``: see :func:`tsslbp.crossing.neurons`; ``inside``: see :meth:`current`; ``handed``: state of
+        """``pool`` and ``bf16``: see :func:`tsslbp.functional.neurons`; ``inside``: see :meth:`current`; ``handed``: state of
         a part of a sequence; ``alone``: without neurons, as a shortcut."""
         current = self.current(signal, inside)
         if alone:

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.nn.utils.parametrize import is_parametrized
 
-from tsslbp.errors import UserError
-from tsslbp.layers.normalisation import BatchNorm
-from tsslbp.seen import hooks_of
-from tsslbp.signal import expanded
+from tsslbp.layers.normalisation import BatchNorm, hooks_of
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.signals import expanded
 
 
 @dataclass

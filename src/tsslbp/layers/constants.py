@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-from tsslbp.errors import UserError, check_number, unknown
 from tsslbp.neuron import CONSTANTS, LEAST, LIF, ByConstant, ConstantName, transformed
+from tsslbp.utils.errors import UserError, check_number, unknown
 
 logger = logging.getLogger("tsslbp.layers")
 

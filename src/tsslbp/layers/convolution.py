@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp.declared import plain
-from tsslbp.errors import UserError, check_positive, unknown
 from tsslbp.layers.base import Spiking, draw, per_sample
 from tsslbp.layers.linear import check_sizes
+from tsslbp.layers.sparse import SparseMap
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
-from tsslbp.sparse import SparseMap
+from tsslbp.utils.errors import UserError, check_positive, unknown
+from tsslbp.utils.fields import plain
 
 ConvInit = Literal["uniform", "kaiming"]
 """Initial weights of convolutions."""

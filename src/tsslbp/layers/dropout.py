@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tsslbp import draws
-from tsslbp.errors import UserError, check_number, check_tensor
 from tsslbp.kernels import cpp
-from tsslbp.signal import Constant, Signal, check_signal
+from tsslbp.utils import prng
+from tsslbp.utils.errors import UserError, check_number, check_tensor
+from tsslbp.utils.signals import Constant, Signal, check_signal
 
 
 def mask_of(keys: Tensor, purpose: tuple[int, ...], count: int, p: float, dtype: torch.dtype) -> Tensor:
@@ -17,7 +17,7 @@ def mask_of(keys: Tensor, purpose: tuple[int, ...], count: int, p: float, dtype:
     if cpp.NOT_LOADED is None and keys.device.type == "cpu" and dtype in (torch.float32, torch.float64):
         made: Tensor = torch.ops.tsslbp.mask(keys, purpose, count, bound, value, dtype == torch.float64)
         return made
-    return (draws.bits(draws.mix(keys, *purpose), count) >= bound).to(dtype).mul_(value)
+    return (prng.bits(prng.mix(keys, *purpose), count) >= bound).to(dtype).mul_(value)
 
 
 class Dropout(nn.Module):
@@ -64,12 +64,12 @@ class Dropout(nn.Module):
 
     def mask(self, x: Tensor, keys: Tensor | None) -> Tensor:
         """What one step ``[B, ...]`` of a signal is multiplied by. ``keys`` and errors: see :meth:`forward`."""
-        keys = draws.fresh(x.shape[:1].numel(), x.device) if keys is None else keys
+        keys = prng.fresh(x.shape[:1].numel(), x.device) if keys is None else keys
         check_tensor("keys", keys)
         if keys.shape != x.shape[:1] or keys.dtype != torch.int64:
             given = f"{list(x.shape)} per step and keys {list(keys.shape)} of {keys.dtype}"
             raise UserError(f"dropout takes signals [T, B, ...] and keys [B] of int64; got {given}")
-        mask = mask_of(keys.to(x.device), (draws.DROPOUT, self.number), x.shape[1:].numel(), self.p, x.dtype)
+        mask = mask_of(keys.to(x.device), (prng.DROPOUT, self.number), x.shape[1:].numel(), self.p, x.dtype)
         # Channels last, as in memory after convolutions: in another order the product takes longer.
         return mask.view(len(x), *x.shape[2:], *x.shape[1:2]).movedim(-1, min(1, x.dim() - 1))
 

@@ -6,12 +6,12 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor, nn
 
-from tsslbp.errors import UserError
 from tsslbp.layers.base import Spiking, draw, per_sample
+from tsslbp.layers.products import product
+from tsslbp.layers.sparse import SparseMap
 from tsslbp.neuron import LIF
-from tsslbp.products import product
 from tsslbp.rules.base import Rule
-from tsslbp.sparse import SparseMap
+from tsslbp.utils.errors import UserError
 
 
 def check_sizes(entering: int, leaving: int, of: str = "features") -> None:

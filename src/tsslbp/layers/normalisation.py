@@ -6,14 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp import processes
-from tsslbp.crossing import refuse_second_derivative
-from tsslbp.errors import UserError
-from tsslbp.seen import hooks_of
-from tsslbp.signal import Signal, check_mask, check_signal, expanded
+from tsslbp.functional import refuse_second_derivative
+from tsslbp.utils import distributed
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.signals import Signal, check_mask, check_signal, expanded
 
 MOMENTUM, EPSILON = 0.1, 1e-5
 """Share of a new batch in the running statistics, and what keeps the divisor above 0; as in PyTorch."""
+
+
+def hooks_of(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    """The forward and backward hooks of a module, by kind."""
+    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
 
 
 class BatchNorm(nn.Module):
@@ -27,7 +31,7 @@ class BatchNorm(nn.Module):
     bias before it.
 
     ``gain`` starts at the threshold, so that currents are about as large as that; ``shift`` starts at 0.
-    Processes that train together (:mod:`tsslbp.processes`) take the statistics of all their samples.
+    Processes that train together (:mod:`tsslbp.utils.distributed`) take the statistics of all their samples.
 
     Source: H. Zheng et al., Going Deeper With Directly-Trained Larger Spiking Neural Networks, AAAI 2021, arXiv 2011.05280,
     equations (5) to (7) with α = 1, whose λ·V_th is ``gain`` and whose β is ``shift``.
@@ -49,7 +53,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("variance", torch.ones(channels))
 
     def forward(self, current: Signal, inside: Tensor | None = None) -> Tensor:
-        """``inside``: where sequences have not ended, ``[T, B]`` of bool (:func:`tsslbp.signal.length_mask`). In
+        """``inside``: where sequences have not ended, ``[T, B]`` of bool (:func:`tsslbp.utils.signals.length_mask`). In
         training, other steps do not count and come out as 0.
 
         Raises UserError for a wrong number of channels, and in training for a single value per channel, which has no variance.
@@ -70,7 +74,7 @@ class BatchNorm(nn.Module):
 
     def _normalised(self, x: Tensor) -> Tensor:
         """Normalise ``[N, C, ...]``, in training by the statistics of all processes' samples; a process may have none."""
-        group = processes.group()
+        group = distributed.group()
         count: float = x.numel() // len(self.gain)
         if not self.training or (group.world_size == 1 and count > 1):
             return F.batch_norm(x, self.mean, self.variance, self.gain, self.shift, self.training, MOMENTUM, EPSILON)
@@ -109,7 +113,7 @@ class _Normalised(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, gain: Tensor, shift: Tensor, mean: Tensor, variance: Tensor, count: float, group: processes.Group
+        ctx: Any, x: Tensor, gain: Tensor, shift: Tensor, mean: Tensor, variance: Tensor, count: float, group: distributed.Group
     ) -> Tensor:
         ctx.save_for_backward(x, gain, mean, variance)
         ctx.count, ctx.group = count, group

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from tsslbp.errors import UserError
 from tsslbp.layers.base import Spiking
 from tsslbp.layers.called import is_known, kind_of
 from tsslbp.neuron import LIF
 from tsslbp.rules.base import Rule
+from tsslbp.utils.errors import UserError
 
 
 def check_same(network: nn.Module, make: Callable[[], nn.Module]) -> None:

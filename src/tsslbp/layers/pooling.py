@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp.crossing import sum_pool
-from tsslbp.errors import UserError, as_plain, check_number, check_positive, check_whole
+from tsslbp.functional import sum_pool
 from tsslbp.kernels import Pool
 from tsslbp.layers.base import linear_map, per_sample
 from tsslbp.layers.called import Handed, check_state, handed_on
 from tsslbp.layers.state_dicts import StoresConstants
 from tsslbp.neuron import spikes_from_psc, synapse
-from tsslbp.signal import Signal, check_signal, expanded
+from tsslbp.utils.errors import UserError, as_plain, check_number, check_positive, check_whole
+from tsslbp.utils.signals import Signal, check_signal, expanded
 
 POOL_FACTOR = 1.1
 """Factor on the 2×2 sum, in all versions of the published code."""

@@ -4,11 +4,11 @@ import math
 
 from torch import Tensor
 
-from tsslbp.errors import UserError
 from tsslbp.kernels import Pool, computed_in
 from tsslbp.layers.linear import Linear
 from tsslbp.neuron import LIF, ends, synapse
-from tsslbp.signal import Signal, expanded
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.signals import Signal, expanded
 
 
 class Readout(Linear):

@@ -37,15 +37,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsslbp.crossing import neurons, recurrent, rest
-from tsslbp.errors import UserError, as_plain, check_number
+from tsslbp.functional import neurons, recurrent, rest
 from tsslbp.kernels import Pool
 from tsslbp.layers.base import Spiking, draw
 from tsslbp.layers.linear import check_sizes, matrix_product
+from tsslbp.layers.sparse import SparseMap
 from tsslbp.neuron import LIF, plus
 from tsslbp.rules.base import Rule
-from tsslbp.signal import Signal, expanded
-from tsslbp.sparse import SparseMap
+from tsslbp.utils.errors import UserError, as_plain, check_number
+from tsslbp.utils.signals import Signal, expanded
 
 LATERAL_GAIN = 0.5
 """Lateral weights start normal with standard deviation LATERAL_GAIN/√n, so their spectral radius is near LATERAL_GAIN."""

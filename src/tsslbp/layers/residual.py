@@ -6,12 +6,12 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from tsslbp.errors import UserError
 from tsslbp.layers.base import Joined, Spiking
 from tsslbp.layers.called import hooked, in_form, in_order, is_known, refuse_part, takes
 from tsslbp.layers.pooling import MaxPool, SumPool2d
 from tsslbp.layers.recurrent import Recurrent
-from tsslbp.signal import Signal
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.signals import Signal
 
 Through = Callable[[str, nn.Module, Any], Signal]
 """How a signal goes through a layer of a block, given the layer's name (:class:`Joined` enters the last one)."""

@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from tsslbp.errors import UserError, check_whole
 from tsslbp.layers.base import linear_map, per_sample
-from tsslbp.signal import Signal, check_signal, expanded
+from tsslbp.utils.errors import UserError, check_whole
+from tsslbp.utils.signals import Signal, check_signal, expanded
 
 
 class Flatten(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from tsslbp.errors import shown
+from tsslbp.utils.errors import shown
 
 _TORCH = inspect.getfile(nn.Module)
 _UNSAID = object()

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_number, check_tensor
+from tsslbp.utils.errors import UserError, check_number, check_tensor
 
 NO_ANSWER = -1
 """The answer of a network whose output layer never spiked; it counts as wrong."""

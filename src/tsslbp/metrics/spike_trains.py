@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_number, check_tensors
+from tsslbp.utils.errors import UserError, check_number, check_tensors
 
 
 class Agreement(NamedTuple):

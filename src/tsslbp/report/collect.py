@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsslbp import data, imports, machine, metrics, training
-from tsslbp.notation import has_hidden
+from tsslbp import data, metrics, training
+from tsslbp.network.notation import has_hidden
 from tsslbp.report.run import RunReport, SampleRaster, TrainRaster, write_run_report
-from tsslbp.settings import TrainConfig
 from tsslbp.training.records import CONFIG
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import imports, machine
 
 SAMPLES = 4
 """Test samples shown as rasters; a wrong answer is among them if there is one."""

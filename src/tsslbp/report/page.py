@@ -11,9 +11,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from tsslbp import files, tables
 from tsslbp.data.synthetic import frozen
 from tsslbp.report import figures
+from tsslbp.utils import files, tables
 
 Result = dict[str, Any]
 """Measurements of a study or a comparison, as in its JSON file."""

@@ -13,11 +13,11 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from tsslbp.errors import UserError, few
 from tsslbp.metrics import wilson_interval
 from tsslbp.report import figures
 from tsslbp.report.page import write_page
 from tsslbp.training.baselines import BASELINES, verdict
+from tsslbp.utils.errors import UserError, few
 
 
 @dataclass(frozen=True, eq=False)

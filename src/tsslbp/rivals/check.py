@@ -4,9 +4,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tsslbp import files, machine
-from tsslbp.errors import UserError, unknown
 from tsslbp.rivals import RIVALS
+from tsslbp.utils import files, machine
+from tsslbp.utils.errors import UserError, unknown
 
 
 def check(name: str, seeds: int = 1, quick: bool = False) -> dict[str, Any]:

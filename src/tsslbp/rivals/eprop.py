@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_positive, unknown
+from tsslbp.utils.errors import UserError, check_positive, unknown
 
 Feedback = Literal["symmetric", "random", "adaptive"]
 

@@ -40,8 +40,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError
 from tsslbp.neuron import LIF
+from tsslbp.utils.errors import UserError
 
 
 class Train(NamedTuple):

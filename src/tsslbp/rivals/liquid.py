@@ -23,7 +23,7 @@ import torch
 from sklearn.linear_model import RidgeClassifier
 from torch import Tensor
 
-from tsslbp.errors import UserError
+from tsslbp.utils.errors import UserError
 
 MEMBRANE, RESISTANCE, BACKGROUND = 30.0, 1.0, 13.5  # ms, MΩ, nA
 THRESHOLD, RESET = 15.0, 13.5  # mV above rest; the background alone holds V at the reset

@@ -47,7 +47,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError, unknown
+from tsslbp.utils.errors import UserError, unknown
 
 Drift = Literal["lif", "qif"]
 

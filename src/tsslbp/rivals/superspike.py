@@ -31,8 +31,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_positive, unknown
 from tsslbp.metrics.spike_trains import agreement
+from tsslbp.utils.errors import UserError, check_positive, unknown
 
 Feedback = Literal["symmetric", "random", "uniform"]
 

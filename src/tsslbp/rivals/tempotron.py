@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_positive
+from tsslbp.utils.errors import UserError, check_positive
 
 
 @dataclass(frozen=True)

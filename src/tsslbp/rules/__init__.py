@@ -1,11 +1,11 @@
 """Learning rules by class and by name."""
 
-from tsslbp.errors import UserError, unknown
 from tsslbp.rules.base import Rule
 from tsslbp.rules.eventprop import EventProp
 from tsslbp.rules.surrogate import SLAYER, STBP, EProp, SuperSpike, Surrogate
 from tsslbp.rules.tssl import TSSL, TSSLPaper, TSSLPlus, TSSLSubmission
-from tsslbp.spec import construct, parse_spec, write_spec
+from tsslbp.utils.errors import UserError, unknown
+from tsslbp.utils.spec import construct, parse_spec, write_spec
 
 __all__ = [
     "RULES",

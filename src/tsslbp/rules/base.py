@@ -6,7 +6,7 @@ else (the weights' gradient, the error sent to the layer below) is PyTorch's ord
 (gradient clipping, DDP, autocast) work with any rule.
 
 A rule defines its equations. It may also give its parameters as numbers, with which an engine's compiled formulas compute the
-same. Rules know nothing of engines; ``crossing.py`` connects the two.
+same. Rules know nothing of engines; ``functional.py`` connects the two.
 """
 
 from abc import ABC
@@ -16,9 +16,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError
-from tsslbp.imports import is_ours
 from tsslbp.neuron import LIF, advanced, passed, synapse_adjoint
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.imports import is_ours
 
 Numbers = tuple[Any, ...]
 """Parameters of a rule: a ``NamedTuple`` whose type says which equations they are for."""

@@ -23,9 +23,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_number
 from tsslbp.neuron import LIF, advanced, delayed, kept, spikes, synapse_adjoint
 from tsslbp.rules.base import Rule
+from tsslbp.utils.errors import UserError, check_number
 
 
 class EventPropNumbers(NamedTuple):

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_positive, check_truths, unknown
 from tsslbp.neuron import LIF, passed, synapse_adjoint
 from tsslbp.rules.base import Rule, as_promised
+from tsslbp.utils.errors import UserError, check_positive, check_truths, unknown
 
 Derivative = Callable[[Tensor], Tensor]
 """ψ of the scaled distance from the threshold, of the same shape and type."""

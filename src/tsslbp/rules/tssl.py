@@ -29,9 +29,9 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from tsslbp.errors import UserError, check_number, check_positive, check_truths, unknown
 from tsslbp.neuron import LIF, advanced, passed, rise, spikes, synapse, synapse_adjoint
 from tsslbp.rules.base import Rule
+from tsslbp.utils.errors import UserError, check_number, check_positive, check_truths, unknown
 
 PscDerivative = Literal["amplitude", "timing"]
 Fallback = Literal["quiet", "no-spike", "rate", "never", "always"]

@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tsslbp import losses, rules, training
-from tsslbp.errors import UserError, unknown
 from tsslbp.report import charts
 from tsslbp.report.page import Result, Section
 from tsslbp.rules import TSSL
 from tsslbp.rules.tssl import Fallback, PscDerivative
-from tsslbp.settings import TrainConfig
-from tsslbp.spec import parse_spec
 from tsslbp.study.base import Study, fits, folder_of, measured, tested
 from tsslbp.study.paired import differences, interval
 from tsslbp.study.runs import (
@@ -29,6 +26,9 @@ from tsslbp.study.runs import (
     trained,
     with_validation,
 )
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils.errors import UserError, unknown
+from tsslbp.utils.spec import parse_spec
 
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "terms": (("inter", "reset", "leak"), (True, False)),

@@ -39,9 +39,9 @@ from torch import Tensor
 from tsslbp.data import Split
 from tsslbp.encoding import CONSTANT
 from tsslbp.layers import Convolution, Joined, MaxPool, Recurrent, Spiking, SumPool
-from tsslbp.networks import Network
-from tsslbp.signal import Signal, within
+from tsslbp.network.network import Network
 from tsslbp.training import Model
+from tsslbp.utils.signals import Signal, within
 
 MAC_PJ, AC_PJ = 4.6, 0.9
 """Energy of one operation in picojoules."""

@@ -14,14 +14,15 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from tsslbp import automatic, rules
+from tsslbp import rules
 from tsslbp.data import Dataset
-from tsslbp.errors import UserError
 from tsslbp.report.page import Result, Section
-from tsslbp.settings import TrainConfig
-from tsslbp.spec import name_of
 from tsslbp.study.runs import Run, Watch, load_all, over_seeds
+from tsslbp.training import automatic
 from tsslbp.training.preparation import loaded, resolved
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.spec import name_of
 
 Options = TypeVar("Options")
 Trains = TypeVar("Trains", bound=TrainConfig)

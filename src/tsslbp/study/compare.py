@@ -8,15 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from tsslbp import data, losses, machine, rules, training
-from tsslbp.architecture import NO_ANN
+from tsslbp import data, losses, rules, training
 from tsslbp.bench.measure import interleaved
-from tsslbp.declared import kinds_of
-from tsslbp.errors import UserError, unknown
-from tsslbp.notation import RecurrentSpec, contains
+from tsslbp.network.architecture import NO_ANN
+from tsslbp.network.notation import RecurrentSpec, contains
 from tsslbp.report.page import Result
-from tsslbp.settings import LONGEST_NAME, Place, TrainConfig
-from tsslbp.spec import name_of
 from tsslbp.study.activity import AC_PJ, MAC_PJ, measure
 from tsslbp.study.base import training_settings
 from tsslbp.study.paired import differences
@@ -33,6 +29,11 @@ from tsslbp.study.runs import (
 )
 from tsslbp.study.step import peak_memory, step
 from tsslbp.study.tuning import Tuning
+from tsslbp.training.settings import LONGEST_NAME, Place, TrainConfig
+from tsslbp.utils import machine
+from tsslbp.utils.errors import UserError, unknown
+from tsslbp.utils.fields import kinds_of
+from tsslbp.utils.spec import name_of
 
 ANNS = ("binary", "relu")
 """Entries that are no rules: the same network without spikes (``ann.py``)."""

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from tsslbp import files
-from tsslbp.errors import UserError
 from tsslbp.report import charts
 from tsslbp.report.page import Result, significant, with_sd, write_page
 from tsslbp.study.paired import interval
 from tsslbp.study.search import best
+from tsslbp.utils import files
+from tsslbp.utils.errors import UserError
 
 COSTS = {
     "MAC, thousands": ("macs", 1000),

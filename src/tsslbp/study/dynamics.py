@@ -19,17 +19,14 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tsslbp import training
-from tsslbp.architecture import NO_ANN, Architecture
 from tsslbp.data import Split
-from tsslbp.errors import UserError
 from tsslbp.layers import Spiking
-from tsslbp.networks import Network
+from tsslbp.network.architecture import NO_ANN, Architecture
+from tsslbp.network.network import Network
+from tsslbp.network.notation import has_hidden
 from tsslbp.neuron import spikes_from_psc, synapse
-from tsslbp.notation import has_hidden
 from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, with_sd
-from tsslbp.settings import TrainConfig
-from tsslbp.signal import Constant
 from tsslbp.study.base import Study, fits, folder_of, measured, tested
 from tsslbp.study.runs import (
     Watch,
@@ -42,6 +39,9 @@ from tsslbp.study.runs import (
     settled,
     with_validation,
 )
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.signals import Constant
 
 S = TypeVar("S", TrainConfig, Architecture)
 STEPS = (1, 2, 3, 5, 10, 20)

@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from tsslbp.architecture import NO_ANN
-from tsslbp.errors import UserError, shown
-from tsslbp.networks import Network
-from tsslbp.notation import RecurrentSpec, contains
+from tsslbp.network.architecture import NO_ANN
+from tsslbp.network.network import Network
+from tsslbp.network.notation import RecurrentSpec, contains
 from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, significant
 from tsslbp.study.activity import AC_PJ, MAC_PJ, Operations, enter_as_spikes, layer_operations, spike_counts, total
 from tsslbp.study.base import OfRuns, Study, measured
 from tsslbp.study.runs import Run, Watch, about, check_runs, check_same, check_seeds
+from tsslbp.utils.errors import UserError, shown
 
 BATCH = 100
 

@@ -29,7 +29,6 @@ from markupsafe import Markup
 from torch import Tensor
 
 from tsslbp import rules
-from tsslbp.errors import UserError
 from tsslbp.functional import lif
 from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.report import charts
@@ -38,7 +37,8 @@ from tsslbp.rivals.eventprop import Case, Train, loss_gradient, random_case
 from tsslbp.rules import Rule
 from tsslbp.study.base import Study
 from tsslbp.study.runs import Watch, about
-from tsslbp.tables import aligned
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.tables import aligned
 
 RULES = ("tssl", "tssl(psc_derivative=timing)", "tssl+", "surrogate", "stbp", "slayer", "eventprop")
 STEPS = (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64)

@@ -16,9 +16,9 @@ from tsslbp.neuron import LIF, synapse
 from tsslbp.report import charts, figures
 from tsslbp.report.page import Result, Section
 from tsslbp.rules import TSSL, Rule
-from tsslbp.signal import within
 from tsslbp.study.base import of_runs
 from tsslbp.study.runs import Run, about, check_runs, mean_of
+from tsslbp.utils.signals import within
 
 
 def firing(run: Run) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from typing import Any
 
 import torch
 
-from tsslbp.errors import UserError
 from tsslbp.metrics import NO_ANSWER
 from tsslbp.metrics.decoding import answers_so_far
 from tsslbp.report import charts
 from tsslbp.report.page import Result, Section
 from tsslbp.study.base import of_runs
 from tsslbp.study.runs import Run, about, check_runs
+from tsslbp.utils.errors import UserError
 
 
 def latency(run: Run) -> dict[str, Any]:

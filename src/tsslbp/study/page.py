@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
-from tsslbp import files, training
+from tsslbp import training
 from tsslbp.data.synthetic import frozen
-from tsslbp.errors import UserError
 from tsslbp.report.page import Result, Section, write_page
 from tsslbp.study.base import studies
+from tsslbp.utils import files
+from tsslbp.utils.errors import UserError
 
 
 def section(result: Result) -> Section:

@@ -13,14 +13,14 @@ from markupsafe import Markup
 from torch import Tensor
 
 from tsslbp.layers import MaxPool, Readout, Spiking
-from tsslbp.networks import Network
+from tsslbp.network.network import Network
 from tsslbp.neuron import spikes_from_psc, synapse
 from tsslbp.report import charts
 from tsslbp.report.page import Result, Section, with_sd
-from tsslbp.signal import Signal, length_mask, within
 from tsslbp.study.base import OfRuns, Study, measured
 from tsslbp.study.runs import Run, Watch, about, check_runs, over_seeds, seeds_from
 from tsslbp.training.score import score
+from tsslbp.utils.signals import Signal, length_mask, within
 
 Disturb = Callable[[Tensor, float, torch.Generator, Tensor | None], Tensor]
 """A disturbance of weights, or of a signal whose sequences may have lengths ``[B]``."""

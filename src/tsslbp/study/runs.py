@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tsslbp import files, machine, training
+from tsslbp import training
 from tsslbp.data import Dataset, Facts, Split
-from tsslbp.declared import kinds_of
-from tsslbp.errors import LARGEST, UserError, shown
-from tsslbp.networks import Network
-from tsslbp.notation import has_hidden
-from tsslbp.settings import Place, TrainConfig
+from tsslbp.network.network import Network
+from tsslbp.network.notation import has_hidden
+from tsslbp.training.settings import Place, TrainConfig
+from tsslbp.utils import files, machine
+from tsslbp.utils.errors import LARGEST, UserError, shown
+from tsslbp.utils.fields import kinds_of
 
 Watch = Callable[[str], training.Progress]
 AGAIN = "give the same command again"

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from tsslbp import losses, rules, training
 from tsslbp.data import Dataset, Facts
-from tsslbp.errors import UserError, needed
-from tsslbp.notation import has_hidden
+from tsslbp.network.notation import has_hidden
 from tsslbp.rules import TSSL, EProp, EventProp, Rule, SuperSpike, Surrogate
-from tsslbp.settings import TrainConfig
 from tsslbp.study.base import fits
 from tsslbp.study.runs import Watch, folder_name, validated
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils.errors import UserError, needed
 
 if TYPE_CHECKING:
     from optuna import Trial

@@ -12,10 +12,11 @@ from types import ModuleType
 
 import torch
 
-from tsslbp import data, imports, machine, training
+from tsslbp import data, training
 from tsslbp.bench.measure import CLEAR, peak_growth
-from tsslbp.errors import UserError
-from tsslbp.settings import TrainConfig
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import imports, machine
+from tsslbp.utils.errors import UserError
 
 
 def step(config: TrainConfig, dataset: data.Dataset) -> Callable[[], None]:

@@ -9,10 +9,10 @@ from typing import Any
 
 from tsslbp import training
 from tsslbp.data import Dataset, Facts
-from tsslbp.errors import UserError
-from tsslbp.settings import TrainConfig
 from tsslbp.study.runs import Watch, folder_name, seeds_from, validated
 from tsslbp.study.search import best, searched
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils.errors import UserError
 
 FURTHER = 4
 """Most learning rates that are tried beyond the given ones."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tsslbp.data import Dataset, Normalisation, Split
-from tsslbp.signal import length_mask
+from tsslbp.utils.signals import length_mask
 
 MOST, PRODUCTS = 2 * 10**7, 4e11
 """Numbers in the training samples, and products for all test samples and classes, above which only the majority is computed, so

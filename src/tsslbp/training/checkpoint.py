@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsslbp.architecture import Architecture
 from tsslbp.data.facts import PARTS
-from tsslbp.declared import kinds_of
-from tsslbp.errors import UserError, shown
-from tsslbp.files import write_bytes
-from tsslbp.networks import Network
-from tsslbp.settings import TrainConfig
+from tsslbp.network.architecture import Architecture
+from tsslbp.network.network import Network
 from tsslbp.training.folder import changeable
 from tsslbp.training.records import Check, fault, history_fault, number, whole
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils.errors import UserError, shown
+from tsslbp.utils.fields import kinds_of
+from tsslbp.utils.files import write_bytes
 
 DIGEST = hashlib.sha256().digest_size
 

@@ -2,7 +2,7 @@
 
 from tsslbp.data import Dataset
 from tsslbp.encoding import CONSTANT
-from tsslbp.settings import TrainConfig
+from tsslbp.training.settings import TrainConfig
 
 
 def described(given: TrainConfig, config: TrainConfig, dataset: Dataset) -> list[str]:

@@ -7,10 +7,10 @@ from tsslbp import data
 from tsslbp.data import Dataset, Split, Streaming, csv_table, in_files, readers
 from tsslbp.data.dataset import FIFTH
 from tsslbp.data.labels import by_place, unlike, whole_numbers
-from tsslbp.errors import UserError
-from tsslbp.settings import TrainConfig
 from tsslbp.training.model import Model
 from tsslbp.training.records import CONFIG
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils.errors import UserError
 
 SEEN = 0.9
 """A file that holds this share of the training samples is the training set."""

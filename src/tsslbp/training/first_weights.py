@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from tsslbp.architecture import Architecture
 from tsslbp.data import Split
 from tsslbp.data.dataset import AS_STORED
-from tsslbp.errors import UserError
 from tsslbp.kernels import Pool
 from tsslbp.layers import BatchNorm, MaxPool, Recurrent, Spiking
-from tsslbp.networks import Network
+from tsslbp.network.architecture import Architecture
+from tsslbp.network.network import Network
 from tsslbp.neuron import CONSTANTS
-from tsslbp.settings import TrainConfig
-from tsslbp.signal import Signal, length_mask
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.model import Model
 from tsslbp.training.reading import as_stored
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.signals import Signal, length_mask
 
 LOW, HIGH = 0.02, 0.5
 """Rates, in spikes per neuron and step, between which a hidden layer is to start."""

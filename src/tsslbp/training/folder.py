@@ -11,12 +11,13 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
-from tsslbp import data, files
-from tsslbp.declared import kinds_of
-from tsslbp.errors import UserError
-from tsslbp.settings import Place, TrainConfig
+from tsslbp import data
 from tsslbp.training import records
 from tsslbp.training.records import CONFIG, METRICS
+from tsslbp.training.settings import Place, TrainConfig
+from tsslbp.utils import files
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.fields import kinds_of
 
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 

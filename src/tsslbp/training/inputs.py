@@ -11,9 +11,9 @@ from torch import Tensor
 from tsslbp import encoding
 from tsslbp.data import Normalisation
 from tsslbp.data.audio import send_on_delta
-from tsslbp.errors import UserError, check_tensor
-from tsslbp.filters import Filters
-from tsslbp.signal import before_end, check_lengths, within
+from tsslbp.data.filters import Filters
+from tsslbp.utils.errors import UserError, check_tensor
+from tsslbp.utils.signals import before_end, check_lengths, within
 
 
 @dataclass(frozen=True)

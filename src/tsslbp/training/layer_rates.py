@@ -9,14 +9,15 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
-from tsslbp import processes, rules
+from tsslbp import rules
 from tsslbp.data import Split
 from tsslbp.layers import Spiking
-from tsslbp.notation import ConvSpec, contains
+from tsslbp.network.notation import ConvSpec, contains
 from tsslbp.rules import TSSL
-from tsslbp.settings import TrainConfig
-from tsslbp.signal import length_mask
 from tsslbp.training.model import Model
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import distributed
+from tsslbp.utils.signals import length_mask
 
 PART, MOST = 50, 500
 """Validation samples used: as many as a PART-th of the training set, at most MOST. This takes below 2 % of an epoch's time."""
@@ -42,13 +43,13 @@ def measure(model: Model, samples: Split, train_samples: int, batch_size: int) -
 
     Returns:
         ``rates``, spikes per neuron and step by layer; ``multiplied``, the share of each layer's input that its linear map
-        multiplies, from 0 to 1, if any layer leaves some out (``tsslbp.sparse``); and under a rule of the TSSL family
+        multiplies, from 0 to 1, if any layer leaves some out (``tsslbp.layers.sparse``); and under a rule of the TSSL family
         ``fallback``, the share of the entries of ∂L/∂I, from 0 to 1, that would take the fallback.
     """
     network = model.network
     rule = rules.get(network.architecture.rule)
     counts: dict[str, _Counts] = {}
-    group, layers = processes.group(), cast(dict[str, Spiking], dict(network.named_layers()))
+    group, layers = distributed.group(), cast(dict[str, Spiking], dict(network.named_layers()))
     chosen = group.share(torch.arange(max(1, min(len(samples), train_samples // PART, MOST))))
     with model.evaluating(samples.select(chosen), batch_size, first=int(chosen[0]) if len(chosen) else 0) as batches:
         for part, inputs in batches:

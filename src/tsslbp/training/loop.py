@@ -14,17 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tsslbp import draws, processes, rules
+from tsslbp import rules
 from tsslbp.data import Dataset, Split
 from tsslbp.data.augment import crop_and_flip, cutout
 from tsslbp.data.pictures import Unread
 from tsslbp.encoding import CONSTANT
-from tsslbp.errors import UserError
 from tsslbp.layers import Dropout, Spiking
 from tsslbp.losses import RateBounds
 from tsslbp.rules import TSSL
-from tsslbp.settings import TrainConfig
-from tsslbp.signal import before_end
 from tsslbp.training import layer_rates
 from tsslbp.training.checkpoint import RunState
 from tsslbp.training.first_weights import clamped
@@ -34,6 +31,10 @@ from tsslbp.training.progress import Progress
 from tsslbp.training.records import chosen
 from tsslbp.training.reduction import Reduction
 from tsslbp.training.score import score
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import distributed, prng
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.signals import before_end
 
 SAVE_EVERY = 300.0
 """Seconds between checkpoints inside a long epoch."""
@@ -79,7 +80,7 @@ class Loop:
     weights: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.loss, self.group = self.config.make_loss(), processes.group()
+        self.loss, self.group = self.config.make_loss(), distributed.group()
         self._stop, self._asked = threading.Event(), False  # asked here, and known to all processes
         self._before: list[Tensor] = []
         self._waited = self._began = 0.0  # seconds of this epoch spent waiting for a batch, and its beginning
@@ -161,7 +162,7 @@ class Loop:
         def requests() -> Iterator[tuple[Tensor, Tensor | None]]:
             for part in (part for samples in steps for part in self._parts(samples)):
                 mine = self.group.share(part)
-                keys = draws.mix(self.config.seed, self.state.epoch, mine) if self._draws else None
+                keys = prng.mix(self.config.seed, self.state.epoch, mine) if self._draws else None
                 asked.append((mine, keys))
                 yield asked[-1]
 
@@ -241,7 +242,7 @@ class Loop:
         """If another process ends, or samples cannot be read, write a checkpoint of the state before the current step."""
         try:
             yield
-        except (processes.Lost, Unread):
+        except (distributed.Lost, Unread):
             for buffer, before in zip(self.model.network.buffers(), self._before, strict=False):
                 buffer.copy_(before)
             self.save()
@@ -388,5 +389,5 @@ def _stop_request(stop: threading.Event) -> Iterator[None]:
         if number == signal.SIGINT:
             signal.signal(number, before[signal.SIGINT])
 
-    with processes.handling(ask, signal.SIGINT, *processes.STOPS) as before:
+    with distributed.handling(ask, signal.SIGINT, *distributed.STOPS) as before:
         yield

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from tsslbp.errors import UserError
-from tsslbp.imports import is_ours
 from tsslbp.losses import Loss
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.imports import is_ours
 
 
 def checked(found: Any, loss: Loss, output: Tensor) -> Tensor:

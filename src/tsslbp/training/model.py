@@ -11,19 +11,20 @@ import torch
 from safetensors.torch import load as load_weights
 from torch import Tensor
 
-from tsslbp import encoding, imports, processes
+from tsslbp import encoding
 from tsslbp.data import Dataset, Facts, Split, bare, is_own
 from tsslbp.data.dataset import AS_STORED
-from tsslbp.errors import UserError, check_tensor, check_whole
-from tsslbp.files import read_bytes
 from tsslbp.metrics import confidence, decode, settled, settled_step
 from tsslbp.metrics.spike_trains import van_rossum
-from tsslbp.model_file import check, sha256, write
-from tsslbp.networks import Network
-from tsslbp.notation import classes, voters
-from tsslbp.signal import check_lengths
+from tsslbp.network.model_file import check, sha256, write
+from tsslbp.network.network import Network
+from tsslbp.network.notation import classes, voters
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.score import score
+from tsslbp.utils import distributed, imports
+from tsslbp.utils.errors import UserError, check_tensor, check_whole
+from tsslbp.utils.files import read_bytes
+from tsslbp.utils.signals import check_lengths
 
 STORED = {"float32": torch.float32, "float16": torch.float16}
 """Formats of weights in a file, by their name in the metadata."""
@@ -113,7 +114,7 @@ class Model:
 
         Raises UserError if it cannot be read or is of another network.
         """
-        group = processes.group()
+        group = distributed.group()
         with group.agreed():
             stored = read_bytes(path) if group.leads else None
         try:
@@ -344,7 +345,7 @@ class Model:
 
     def accuracy(self, samples: Split) -> float:
         """Share of right answers in percent; for target trains 100 times the mean F1. Processes share the work."""
-        group = processes.group()
+        group = distributed.group()
         mine = group.share(torch.arange(len(samples)))
         if group.world_size == 1:
             return 100 * float(self.scores(samples).mean())

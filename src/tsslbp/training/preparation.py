@@ -6,22 +6,23 @@ from typing import Any
 
 import torch
 
-from tsslbp import automatic, data, losses, machine, processes, quantisation
+from tsslbp import data, losses
 from tsslbp.data.dataset import AS_STORED
+from tsslbp.data.filters import Filters
 from tsslbp.data.sample_values import fitted
 from tsslbp.encoding import CONSTANT
-from tsslbp.errors import UserError
-from tsslbp.filters import Filters
-from tsslbp.layers import Spiking
-from tsslbp.networks import Network
-from tsslbp.notation import LinearSpec, classes, normalised, voters
-from tsslbp.settings import TrainConfig
-from tsslbp.spec import parse_spec
-from tsslbp.training import first_weights
+from tsslbp.layers import Spiking, quantisation
+from tsslbp.network.network import Network
+from tsslbp.network.notation import LinearSpec, classes, normalised, voters
+from tsslbp.training import automatic, first_weights
 from tsslbp.training.folder import begun, named
 from tsslbp.training.inputs import Inputs, mean_of_bins
 from tsslbp.training.model import Model
 from tsslbp.training.records import CONFIG
+from tsslbp.training.settings import TrainConfig
+from tsslbp.utils import distributed, machine
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.spec import parse_spec
 
 STATIC_STEPS = 5
 """Default T of static samples."""
@@ -39,8 +40,8 @@ def with_data(
     Args:
         config: every setting.
         dataset: one made in Python.
-        given: names of the settings that the user chose; all others are chosen for the data (:mod:`tsslbp.automatic`). None
-            leaves all settings as they are.
+        given: names of the settings that the user chose; all others are chosen for the data
+            (:mod:`tsslbp.training.automatic`). None leaves all settings as they are.
 
     Raises:
         UserError: missing or damaged data, settings that do not go with them, or given ones that have no effect.
@@ -161,7 +162,7 @@ def prepare(config: TrainConfig, dataset: data.Dataset) -> tuple[Model, torch.op
         if isinstance(layer, Spiking):
             layer.by_changes = config.sparse
     first_weights.scale(network, inputs, train, config)
-    network.to(processes.device(config.device))
+    network.to(distributed.device(config.device))
     optimizer = torch.optim.AdamW(_groups(network), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     facts = data.Facts.of(dataset)
     model = Model(network, inputs, dataset.classes, dataset.source, facts, imports=config.needs, trains=dataset.trains)

@@ -8,22 +8,22 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from tsslbp import imports, machine
-from tsslbp.architecture import Architecture
 from tsslbp.data import Facts, Normalisation
 from tsslbp.data.dataset import class_names
-from tsslbp.errors import UserError
-from tsslbp.files import check_readable
-from tsslbp.filters import Filters
+from tsslbp.data.filters import Filters
 from tsslbp.layers import check_stored
-from tsslbp.model_file import LONGEST, METADATA_KEY, sha256
-from tsslbp.networks import Network
-from tsslbp.notation import classes, voters
-from tsslbp.settings import translated
+from tsslbp.network.architecture import Architecture
+from tsslbp.network.model_file import LONGEST, METADATA_KEY, sha256
+from tsslbp.network.network import Network
+from tsslbp.network.notation import classes, voters
 from tsslbp.training.folder import MODEL
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.model import STORED, Model, as_model
 from tsslbp.training.records import PERCENT, PERCENT_OR_NONE, read_metrics, whole
+from tsslbp.training.settings import translated
+from tsslbp.utils import imports, machine
+from tsslbp.utils.errors import UserError
+from tsslbp.utils.files import check_readable
 
 
 @torch.inference_mode(False)  # so that weights loaded in inference mode can be trained, and their changes seen
@@ -32,7 +32,7 @@ def load(path: str | Path) -> Model:
 
     Normalisation and standardised weights come folded into plain weights and biases.
 
-    The file may also be one of :meth:`tsslbp.networks.Network.save`: ``inputs`` then passes on network input, also sequences,
+    The file may also be one of :meth:`tsslbp.network.Network.save`: ``inputs`` then passes on network input, also sequences,
     and ``classes`` are numbers.
 
     Metadata, shapes of the weights and the memory that a sample needs are checked before anything is allocated, and then the

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from tsslbp import files, imports
 from tsslbp.data import Dataset
-from tsslbp.declared import FLOAT32_MAX
-from tsslbp.errors import LARGEST, UserError, shown
-from tsslbp.settings import Choice
 from tsslbp.training.baselines import BASELINES
+from tsslbp.training.settings import Choice
+from tsslbp.utils import files, imports
+from tsslbp.utils.errors import LARGEST, UserError, shown
+from tsslbp.utils.fields import FLOAT32_MAX
 
 CONFIG, METRICS = "config.toml", "metrics.jsonl"
 Record = dict[str, Any]

@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from tsslbp import processes
-from tsslbp.processes import Group
+from tsslbp.utils import distributed
+from tsslbp.utils.distributed import Group
 
 
 class Reduction:
@@ -20,7 +20,7 @@ class Reduction:
 
     def __init__(self, learned: Sequence[nn.Parameter], group: Group) -> None:
         self._group, self._learned = group, learned
-        self._large = [x for x in reversed(learned) if x.requires_grad and x.numel() * x.element_size() >= processes.LARGE]
+        self._large = [x for x in reversed(learned) if x.requires_grad and x.numel() * x.element_size() >= distributed.LARGE]
         self._there: set[int] = set()
         self._begun: list[tuple[nn.Parameter, Callable[[], Tensor]]] = []
 

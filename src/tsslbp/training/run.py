@@ -9,11 +9,9 @@ from typing import Any
 
 import torch
 
-from tsslbp import data, files, machine, processes
+from tsslbp import data
 from tsslbp.data.pictures import Broken, Unread
-from tsslbp.errors import UserError
-from tsslbp.networks import Network
-from tsslbp.settings import GROUPS, Place, TrainConfig
+from tsslbp.network.network import Network
 from tsslbp.training import checkpoint, choices, first_weights, records, tensorboard
 from tsslbp.training.baselines import baselines
 from tsslbp.training.folder import CHECKPOINT, MODEL, goes_on, opened
@@ -23,6 +21,9 @@ from tsslbp.training.preparation import prepare, with_data
 from tsslbp.training.progress import Progress
 from tsslbp.training.reading import as_stored, load
 from tsslbp.training.records import CONFIG, METRICS
+from tsslbp.training.settings import GROUPS, Place, TrainConfig
+from tsslbp.utils import distributed, files, machine
+from tsslbp.utils.errors import UserError
 
 COPIES = 0.01
 """Share of the training samples among the test samples above which this is said."""
@@ -54,13 +55,13 @@ def train(
         UserError: bad settings or data, a folder that exists or cannot be written, a diverged run.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; the checkpoint is written. A second Ctrl-C does not wait for one.
 
-    Under ``torchrun``, all processes train one network together (:mod:`tsslbp.processes`), and the first of them writes.
-    """
+    Under ``torchrun``, all processes train one network together (:mod:`tsslbp.utils.distributed`), and the first of them
+    writes."""
     arguments: tuple[tuple[object, Any], ...] = ((config, TrainConfig), (progress, Progress | None))
     if wrong := [argument for argument, kind in arguments if not isinstance(argument, kind)]:
         what = f"not a {type(wrong[0]).__name__}; data are given as dataset="
         raise UserError(f"train takes a TrainConfig and a Progress, {what}")
-    with processes.joined() as group, contextlib.ExitStack() as held:
+    with distributed.joined() as group, contextlib.ExitStack() as held:
         called = config.name or config.recipe
         _CALLS[called] += 1
         call = f"run {_CALLS[called]} of {called}"
@@ -78,7 +79,7 @@ def train(
         if own:
             progress.prepared(choices.described(asked, config, dataset))  # before first weights, which take a while to scale
         restored = group.broadcast(b"yes" if goes_on(config) else b"")  # else --init still has to be obeyed
-        with group.agreed(), processes.alone():
+        with group.agreed(), distributed.alone():
             model, optimizer = prepare(replace(config, init=None, first_rates=False) if restored else config, dataset)
         facts, (without_filters, samples) = model.facts, model.filtered(dataset)
         assert facts is not None  # prepare() noted them
@@ -108,7 +109,7 @@ def train(
             final |= baselines(dataset) if own else {}
         except (Interrupted, KeyboardInterrupt):  # the latter of a second Ctrl-C, or after the last step
             raise Interrupted(run.folder) from None
-        except (processes.Lost, Unread) as error:
+        except (distributed.Lost, Unread) as error:
             kept = "nothing is lost" if group.leads else "the last checkpoint is kept"
             once = "once the picture is as it was, " if isinstance(error, Broken) else ""
             raise type(error)(f"{error}; {kept}, {once}go on with: {run.again}") from None
@@ -131,7 +132,7 @@ class _Run:
     dataset: data.Dataset
     model: Model
     optimizer: torch.optim.Optimizer
-    group: processes.Group
+    group: distributed.Group
     folder: Path
     state: checkpoint.RunState
     resumed: bool
@@ -139,14 +140,14 @@ class _Run:
     ended: records.Record | None
     """The final record, if there was nothing left to train."""
     check_place: Callable[[], None]
-    """:func:`tsslbp.files.place_of` the folder, in the process that writes."""
+    """:func:`tsslbp.utils.files.place_of` the folder, in the process that writes."""
     board: Any = None
     """The writer of TensorBoard's files."""
 
     @property
     def again(self) -> str:
         """The command that goes on with it."""
-        return f"{processes.command()} {records.resuming(self.folder)}"
+        return f"{distributed.command()} {records.resuming(self.folder)}"
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -175,7 +176,7 @@ class _Run:
         self.model.take_weights(self.folder / MODEL)
         try:
             accuracy = without_filters.accuracy(test)
-        except processes.Lost:
+        except distributed.Lost:
             raise
         except UserError as error:
             raise UserError(f"{error}; the network is trained, so then measure it with: {self.again}") from None
@@ -238,7 +239,7 @@ def _begun(
     dataset: data.Dataset,
     model: Model,
     optimizer: torch.optim.Optimizer,
-    group: processes.Group,
+    group: distributed.Group,
     held: contextlib.ExitStack,
     progress: Progress,
 ) -> _Run:
@@ -266,9 +267,9 @@ def _begun(
     return _Run(config, dataset, model, optimizer, group, folder, state, bool(stored), ended, check_place)
 
 
-def _gone_on_with(config: TrainConfig, group: processes.Group, call: str) -> TrainConfig:
+def _gone_on_with(config: TrainConfig, group: distributed.Group, call: str) -> TrainConfig:
     """The settings of a job; if torchrun has started it again, it resumes the run of this call."""
-    name = group.remembered(call) if processes.restarts() else None
+    name = group.remembered(call) if distributed.restarts() else None
     return replace(config, name=name, resume=True) if name else config
 
 

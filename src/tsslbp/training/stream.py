@@ -8,12 +8,12 @@ from torch import Tensor
 from tsslbp.data import Normalisation
 from tsslbp.data.audio import changes
 from tsslbp.encoding import CONSTANT
-from tsslbp.errors import UserError, check_tensor, check_whole
 from tsslbp.metrics import confidence, decode, settled
-from tsslbp.networks import Network
-from tsslbp.state import State
+from tsslbp.network.network import Network
+from tsslbp.network.state import State
 from tsslbp.training.inputs import Inputs
 from tsslbp.training.model import Model, need_parts
+from tsslbp.utils.errors import UserError, check_tensor, check_whole
 
 
 class Step:

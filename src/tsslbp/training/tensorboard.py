@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tsslbp.errors import needed
+from tsslbp.utils.errors import needed
 
 
 def writer_class() -> Any:

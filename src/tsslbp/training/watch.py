@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichBar
 
-from tsslbp.errors import visible
 from tsslbp.training.progress import Progress
+from tsslbp.utils.errors import visible
 
 PLAIN_EVERY = 30.0
 """Seconds between lines inside an epoch when there is no terminal."""

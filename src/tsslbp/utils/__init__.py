@@ -1,0 +1,1 @@
+"""Tools that every part uses: errors, files, settings declared as fields, random draws, the machine."""
