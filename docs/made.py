@@ -34,8 +34,8 @@ ITEM = re.compile(r"^- \[([^]]+)\]\(([^)#\s]+)\)", re.MULTILINE)
 
 MODULES = {
     "tsslbp": "Build, call and load",
-    "tsslbp.network.network": "Networks",
-    "tsslbp.network.state": "States between parts",
+    "tsslbp.network": "Networks",
+    "tsslbp.network.state": "States between chunks",
     "tsslbp.layers": "Layers",
     "tsslbp.neuron": "The neuron",
     "tsslbp.rules": "Learning rules",

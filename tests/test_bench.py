@@ -180,7 +180,7 @@ def test_doctor_does_not_ignore_seconds(capsys):
 def test_memory_is_that_of_the_step_alone(before, step, small, low, high):
     program = f"""
 import torch
-from tsslbp import machine
+from tsslbp.utils import machine
 from tsslbp.bench import measure
 machine.keep_memory()
 {before}

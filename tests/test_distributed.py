@@ -283,7 +283,8 @@ def test_a_process_that_waits_for_one_that_was_killed_says_a_line(waits, tmp_pat
     """In Python, and in a call that no handler of a signal can end."""
     (tmp_path / "waits.py").write_text(f"""
 import os, signal, sys, time
-from tsslbp import cli, processes
+from tsslbp import cli
+from tsslbp.utils import distributed
 
 def train(_):
     with distributed.joined() as group:
@@ -306,7 +307,7 @@ def test_a_process_that_does_not_answer_costs_no_step(tmp_path):
     """Its connections stay open, so the other one only knows that it was asked to stop."""
     (tmp_path / "impatient.py").write_text("""
 import runpy
-from tsslbp import processes
+from tsslbp.utils import distributed
 
 distributed.ANSWER = 1.0
 runpy.run_module("tsslbp", run_name="__main__", alter_sys=True)
@@ -331,7 +332,8 @@ def test_sigterm_ends_a_sum_that_nobody_waits_for_yet(tmp_path):
     (tmp_path / "sums.py").write_text("""
 import os, signal, sys, time
 import torch
-from tsslbp import cli, processes
+from tsslbp import cli
+from tsslbp.utils import distributed
 
 def train(_):
     with distributed.joined() as group:
@@ -357,7 +359,7 @@ def test_a_signal_to_a_child_is_not_for_its_parent():
     """Workers that read pictures are forked, and get a SIGTERM of their own when they end."""
     program = """
 import os, signal, time
-from tsslbp import processes
+from tsslbp.utils import distributed
 
 distributed.ANSWER = distributed.END = 0.1
 with distributed._answering(distributed.ALONE):

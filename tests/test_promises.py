@@ -80,7 +80,7 @@ def test_every_sample_and_model_has_its_terms_in_the_notice():
 def test_public_names():
     assert set(tsslbp.__all__) == {
         *("TSSL", "EventProp", "Rule", "Surrogate", "UserError", "build", "lif", "lif_part", "load", "spikes_from_psc"),
-        *("SpikingClassifier", "encoding", "layers", "losses", "metrics", "networks", "neuron", "plot", "rules", "stream"),
+        *("SpikingClassifier", "encoding", "layers", "losses", "metrics", "network", "neuron", "plot", "rules", "stream"),
     }
     for name in tsslbp.__all__:
         assert hasattr(tsslbp, name)

@@ -29,7 +29,8 @@ PAIRS = 10
 """Least number of pairs of turns."""
 PROGRAM = """
 import sys, time
-from tsslbp import bench, machine
+from tsslbp import bench
+from tsslbp.utils import machine
 from tsslbp.bench.cases import cases
 machine.keep_memory()
 step = bench.subjects(cases()[sys.argv[1]])["tsslbp"]().step
