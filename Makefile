@@ -69,7 +69,7 @@ bench: peers ## speed and memory against other libraries (installed first), into
 
 test-triton: setup ## the Triton kernels, in Triton's interpreter on the CPU
 	$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt triton
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m triton tests/test_kernels_gpu.py
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m triton tests/test_kernels.py tests/test_kernels_gpu.py
 
 lint: setup
 	$(BIN)/ruff check src tests benchmarks examples docs

@@ -11,7 +11,7 @@ from shared import BACKENDS
 
 import tsslbp
 from tsslbp import UserError, encoding
-from tsslbp.encoding import Constant, constant_current, latency, poisson
+from tsslbp.encoding import constant_current, latency, poisson
 from tsslbp.neuron import synapse
 
 
@@ -32,13 +32,6 @@ def test_an_encoder_is_named_with_its_options(rate, steps, seed):
     assert torch.equal(encoding.get(f"poisson(rate={rate})")(x, steps, seed), poisson(x * rate, steps, seed))
     assert torch.equal(encoding.get("latency")(x, steps, seed), latency(x, steps))
     assert encoding.get("constant") is None
-
-
-def test_gain_by_hand():
-    assert constant_current(torch.ones(1, 1), 3, 2).response.tolist() == [0.5, 0.75, 0.875]
-    assert constant_current(torch.ones(1, 1), 3, 1).response.tolist() == [1, 1, 1]
-    assert constant_current(torch.ones(1, 1), 2, 2, start=1).response.tolist() == [0.75, 0.875]
-    assert Constant(torch.tensor([[2.0, -1.0]]), torch.tensor([1.0, 3.0])).expand().tolist() == [[[2, -1]], [[6, -3]]]
 
 
 # Static input and its repetition are the same to a network.
@@ -216,12 +209,3 @@ def test_latency_spikes_once_in_more_steps_than_the_type_counts(dtype):
 @pytest.mark.parametrize("encoder", ["poisson", "latency"])
 def test_empty_batch(encoder):
     assert encode(encoder, torch.empty(0, 3), 4).shape == (4, 0, 3)
-
-
-def test_integer_intensities_are_spikes_or_a_user_error():
-    x = torch.tensor([[0, 1]])
-    try:
-        train = poisson(x, 3, seed=0)
-    except UserError:
-        return
-    assert train.tolist() == [[[0, 1]]] * 3

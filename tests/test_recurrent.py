@@ -219,21 +219,6 @@ def test_without_lateral_weights_and_adaptation_it_is_the_feed_forward_layer(bac
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.skipif(len(BACKENDS) < 2, reason="the C++ kernels are not built")
-@each_adaptation
-@pytest.mark.parametrize("rule", RULES, ids=tsslbp.rules.spec)
-def test_backends_agree(adaptation, rule):
-    made, x = layer(60, 40, rule=rule, adaptation=adaptation, lateral=1.0), rand(30, 5, 60).requires_grad_()
-    with torch.no_grad():
-        made.weight /= 4
-    results = []
-    for made.backend in BACKENDS:
-        psc = made(x)
-        results.append((psc, *gradients(psc, (made.weight, made.lateral, x))))
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
-
-
 @each_backend
 @each_adaptation
 @pytest.mark.parametrize("rule", RULES, ids=tsslbp.rules.spec)
@@ -367,13 +352,6 @@ def test_parts_and_blocks_of_time_equal_the_whole(static, rule):
             torch.testing.assert_close(ours, theirs)
 
 
-def test_the_state_of_some_samples():
-    net, x = network().double(), 2 * rand(5, 6)
-    _, state = net.part(x, steps=6)
-    some = torch.tensor([3, 0])
-    torch.testing.assert_close(net.part(x[some], state.take(some), 6)[0], net.part(x, state, 6)[0][:, some])
-
-
 @each_backend
 def test_static_equals_its_repetition(backend):
     net, x = network().double(), 2 * rand(5, 6)
@@ -403,19 +381,6 @@ def test_under_autocast_products_are_bfloat16_and_sums_float32():
         assert gradient.dtype == torch.float32
         assert gradient.isfinite().all()
         assert gradient.count_nonzero() > 0
-
-
-def test_no_gradient_flows_through_a_detached_state():
-    net, x = network().double(), 2 * rand(12, 5, 6)
-    _, state = net.part(x[:6])
-    with torch.no_grad():
-        _, given = net.part(x[:6])
-    inputs = list(net.parameters())
-    ours, theirs = (gradients(net.part(x[6:], start)[0], inputs) for start in (state.detach(), given))
-    attached = gradients(net.part(x[6:], state)[0], inputs)
-    for a, b in zip(ours, theirs, strict=True):
-        assert torch.equal(a, b)
-    assert not torch.equal(ours[0], attached[0])
 
 
 def test_training_learns_the_digits(quick):

@@ -99,27 +99,6 @@ def test_tssl_matches_the_oracle(data, options, constants, backend):
 
 
 @every_backend
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    steps=st.integers(1, 40),
-    options=OPTIONS,
-    tau_m=st.sampled_from([1.0, 2.0, 5.0, 20.0]),
-    tau_s=st.sampled_from([1.0, 2.0, 3.0, 10.0]),
-)
-@settings(max_examples=60, deadline=None)
-def test_tssl_in_single_precision_matches_the_oracle(seed, steps, options, tau_m, tau_s, backend):
-    constants = {"tau_m": tau_m, "tau_s": tau_s, "threshold": 1.0}
-    current, error = random_case(seed, steps, 3, torch.float32)
-    # Near the threshold and the quiet level single precision may decide otherwise, and a slow crossing loses digits.
-    for column in current.double().T.tolist():
-        u, s = oracle.potentials(column, tau_m, 1.0)
-        assume(all(abs(x - 1.0) > 1e-4 for x in u))
-        assume(all(abs(a - 1 / (4 * tau_s)) > 1e-6 for a in oracle.postsynaptic(s, tau_s)))
-    options = {**options, "clip": min(options["clip"], 8.0)}
-    assert_matches_oracle(current, error, constants, options, backend, 1e-5, of_maximum=True)
-
-
-@every_backend
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("fired", "falls_back"), [(0, True), (99, True), (100, True), (101, False), (1000, False)])
 def test_rate_fallback_is_for_layers_firing_at_most_ten_percent(fired, falls_back, dtype, backend):
@@ -150,21 +129,6 @@ def test_a_current_exactly_at_the_quiet_level_is_not_quiet(backend):
 
 
 @every_backend
-def test_no_spike_fallback_adds_to_the_leak_term_and_leaves_spikes_alone(backend):
-    case = random_case(seed=2)
-    constants = {"tau_m": 5, "tau_s": 3, "backend": backend}
-    fired = spikes_from_psc(tsslbp.lif(case[0], **constants), 3) > 0.5
-    never, always = (gradient(*case, TSSL(fallback=f), **constants) for f in ("never", "always"))
-    expected = torch.where(fired, never, always + never)
-    torch.testing.assert_close(gradient(*case, TSSL(fallback="no-spike"), **constants), expected, rtol=1e-12, atol=1e-14)
-    without_leak = gradient(*case, TSSL(fallback="never", leak=False), **constants)
-    assert (without_leak[~fired] == 0).all()
-    expected = torch.where(fired, without_leak, always)
-    ours = gradient(*case, TSSL(fallback="no-spike", leak=False), **constants)
-    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
-
-
-@every_backend
 @pytest.mark.parametrize("distance", [-100.0, -1.6000001, -1.5, -0.2, 0.0, 0.1, 1.5, 1.7, 100.0])
 def test_fallback_is_a_logistic_held_at_its_argument_of_eight(distance, backend):
     x = max(-8.0, min(8.0, distance / 0.2))
@@ -172,16 +136,6 @@ def test_fallback_is_a_logistic_held_at_its_argument_of_eight(distance, backend)
     current = torch.tensor([1 + distance], dtype=torch.float64)
     delta = gradient(current, torch.ones_like(current), TSSL(fallback="always"), tau_m=5, tau_s=1, backend=backend)
     assert delta.item() == pytest.approx(slope, rel=1e-9)
-
-
-@every_backend
-@pytest.mark.parametrize("distance", [-1.7, -1.2, -0.4, 0.4, 1.2, 1.7])
-def test_fallback_is_as_exact_above_the_threshold_as_below_in_single_precision(distance, backend):
-    current = torch.tensor([1 + distance])
-    x = max(-8.0, min(8.0, (current.item() - 1) / 0.2))
-    slope = math.exp(-x) / (1 + math.exp(-x)) ** 2 / 0.2
-    delta = gradient(current, torch.ones(1), TSSL(fallback="always"), tau_m=5, tau_s=1, backend=backend)
-    assert delta.item() == pytest.approx(slope, rel=1e-5)
 
 
 @every_backend
@@ -196,10 +150,6 @@ def test_gradient_is_linear_in_the_error_and_never_looks_back(rule, backend):
     after = gradient(current, changed, rule, **constants)
     assert torch.equal(after[10:], first[10:])
     assert not torch.equal(after[:10], first[:10])
-
-
-def test_every_surrogate_shape_has_a_primitive():
-    assert oracle.PRIMITIVES.keys() == DERIVATIVES.keys()
 
 
 @every_backend
@@ -224,14 +174,6 @@ def test_surrogate_shape_is_the_derivative_of_its_primitive(name, slope, scale, 
 
 
 @every_backend
-@pytest.mark.parametrize("name", oracle.PRIMITIVES)
-def test_surrogate_peaks_at_the_threshold_with_its_scale(name, backend):
-    current = torch.ones(1, dtype=torch.float64)
-    rule = Surrogate(name, scale=0.25)
-    assert gradient(current, current, rule, tau_m=5, tau_s=1, backend=backend).item() == pytest.approx(0.25, rel=1e-12)
-
-
-@every_backend
 @pytest.mark.parametrize("through_reset", ON_OFF)
 @pytest.mark.parametrize("name", oracle.PRIMITIVES)
 def test_surrogate_is_autograd_through_the_unrolled_neuron(name, through_reset, backend):
@@ -246,12 +188,6 @@ def test_surrogate_is_autograd_through_the_unrolled_neuron(name, through_reset, 
         torch.testing.assert_close(gradient(current, error, rule, **constants), leaf.grad, rtol=1e-12, atol=1e-12)
 
 
-def test_reset_path_makes_a_difference():
-    case = random_case(seed=7)
-    detached, through = (gradient(*case, Surrogate(through_reset=r), tau_m=5, tau_s=3) for r in ON_OFF)
-    assert not torch.allclose(detached, through)
-
-
 # Rules by name.
 
 TSSL_RULES = st.builds(
@@ -262,7 +198,7 @@ TSSL_RULES = st.builds(
     leak=st.booleans(),
     error_reset=st.booleans(),
     fallback=st.sampled_from(FALLBACKS),
-    clip=st.floats(min_value=0, exclude_min=True, allow_infinity=False) | st.integers(1, 100),
+    clip=st.floats(min_value=0, exclude_min=True) | st.integers(1, 100),
 )
 POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 SURROGATE_RULES = st.builds(
@@ -280,10 +216,6 @@ def test_spec_round_trip(rule):
     text = rules.spec(rule)
     assert rules.get(text) == rule
     assert rules.spec(rules.get(text)) == text
-
-
-def test_spec_of_an_unbounded_clip_round_trips():
-    assert rules.get(rules.spec(TSSL(clip=math.inf))) == TSSL(clip=math.inf)
 
 
 def test_spec_is_short_and_readable():
@@ -572,13 +504,6 @@ def test_options_are_not_learned(make):
     ):
         with fails(f"is {what}; it must be a plain number, as constants are not learned"):
             make(value)
-
-
-def test_a_rule_does_not_touch_the_forward():
-    current, _ = random_case(seed=11)
-    psc = [tsslbp.lif(current, tau_m=5, tau_s=3, rule=rule) for rule in (TSSL(), Surrogate(), TSSL(fallback="never"))]
-    assert torch.equal(psc[0], psc[1])
-    assert torch.equal(psc[0], psc[2])
 
 
 @pytest.mark.parametrize(
