@@ -444,13 +444,9 @@ GRADIENT, CARRY = torch.ones(4, 3), torch.ones(2, 3)
     [
         (None, "returned a NoneType"),
         (GRADIENT[:2], r"returned \[2, 3\] of torch.float32"),
-        (GRADIENT[:, :1], r"returned \[4, 1\] of torch.float32"),
-        (GRADIENT.double(), r"returned \[4, 3\] of torch.float64"),
-        ((GRADIENT, CARRY), r"returned a tuple of \[4, 3\] of torch.float32 and \[2, 3\] of torch.float32"),
-        (GRADIENT.numpy(), "returned a ndarray"),
         ((GRADIENT,), r"returned a tuple of \[4, 3\] of torch.float32"),
     ],
-    ids=["nothing", "steps", "neurons", "type", "two", "array", "one in a tuple"],
+    ids=["nothing", "steps", "one in a tuple"],
 )
 def test_a_rule_that_returns_no_gradient_is_named(made, message, backend):
     psc = tsslbp.lif(torch.ones(4, 3, requires_grad=True), tau_m=5, tau_s=3, rule=Returns(whole=made), backend=backend)
@@ -465,13 +461,9 @@ def test_a_rule_that_returns_no_gradient_is_named(made, message, backend):
     [
         (None, "returned a NoneType"),
         (GRADIENT, r"returned \[4, 3\] of torch.float32"),
-        ((GRADIENT, None), r"returned \[4, 3\] of torch.float32 and a NoneType"),
-        ((GRADIENT, CARRY[:1]), r"returned \[4, 3\] of torch.float32 and \[1, 3\] of torch.float32"),
-        ((GRADIENT.double(), CARRY), r"returned \[4, 3\] of torch.float64 and"),
-        ((), "returned nothing"),
         (((GRADIENT,), (CARRY,)), r"returned a tuple of \[4, 3\] of torch.float32 and a tuple of \[2, 3\] of torch.float32"),
     ],
-    ids=["nothing", "one", "no carry", "another carry", "type", "empty", "in tuples"],
+    ids=["nothing", "one", "in tuples"],
 )
 def test_a_rule_that_carries_nothing_on_is_named(made, message, backend):
     promise = r"; it must return \[4, 3\] of torch.float32 and \[2, 3\] of torch.float32$"

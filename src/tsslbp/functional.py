@@ -88,18 +88,23 @@ def lif_part(
     Raises:
         UserError: as :func:`lif`; a state of another shape or type; a rule or a backend that takes no parts.
     """
-    check_signal(current, "current")
-    state = rest(current) if state is None else state
-    psc, after = _checked(current, state, LIF(tau_m, tau_s, threshold), rule, backend)
+    psc, after = _checked(current, state, LIF(tau_m, tau_s, threshold), rule, backend, chunk=True)
     assert after is not None
     return psc, after
 
 
 def _checked(
-    current: Tensor | Constant, state: Tensor | None, neuron: LIF, rule: str | Rule | None, backend: kernels.Backend
+    current: Tensor | Constant,
+    state: Tensor | None,
+    neuron: LIF,
+    rule: str | Rule | None,
+    backend: kernels.Backend,
+    chunk: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     check_signal(current, "current")
-    if state is not None:
+    if chunk and state is None:
+        state = rest(current)
+    elif state is not None:
         check_tensor("state", state)
     x, response = current if isinstance(current, Constant) else (current, None)
     shape, dtype = (2, *x.shape[0 if response is not None else 1 :]), kernels.computed_in(x.dtype)

@@ -300,7 +300,6 @@ def get(loss: str, *, time_steps: int, tau_s: float) -> Loss:
     name, options = parse_spec(loss, "loss")
     if name not in LOSSES:
         raise unknown("loss", name, LOSSES)
-    check_class(name)
     context = {"time_steps": time_steps, "tau_s": tau_s}
     needed = {field.name for field in fields(LOSSES[name])}
     return construct(LOSSES[name], name, options, **{key: value for key, value in context.items() if key in needed})

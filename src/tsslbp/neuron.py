@@ -205,10 +205,7 @@ def synapse(train: Tensor, tau_s: float | Tensor, before: Tensor | None = None) 
 
     Raises UserError for other than tensors of one step or more, for τs below 1, and for another ``before`` than a step's.
     """
-    check_train("train", train)
-    check_tau_s(tau_s)
-    if before is not None:
-        check_before(before, train)
+    _check("train", train, tau_s, before)
     if train.is_floating_point() and train.dtype.itemsize < torch.float32.itemsize:
         return synapse(train.float(), tau_s, before).to(train.dtype)
     if not isinstance(tau_s, Tensor) and tau_s == 1:
@@ -223,19 +220,17 @@ def synapse(train: Tensor, tau_s: float | Tensor, before: Tensor | None = None) 
     return torch.stack(steps)
 
 
-def check_train(name: str, x: Tensor) -> None:
-    """Raises UserError for other than a tensor ``[T, ...]`` of one step or more."""
+def _check(name: str, x: Tensor, tau_s: float | Tensor, before: Tensor | None) -> None:
+    """The arguments of :func:`synapse` and of its inverse."""
     check_tensor(name, x)
     if not x.dim() or not len(x):
         raise UserError(f"{name} has shape {list(x.shape)}; it must be [T, ...] with T at least 1, time first")
-
-
-def check_before(before: Tensor, train: Tensor) -> None:
-    """Raises UserError for other than a floating-point tensor of the shape of a step."""
-    check_tensor("before", before)
-    if before.shape != train.shape[1:] or not before.is_floating_point():
-        given = f"{before.dtype} of shape {list(before.shape)}"
-        raise UserError(f"before is {given}; it must be floating point of the shape of a step, {list(train.shape[1:])}")
+    check_tau_s(tau_s)
+    if before is not None:
+        check_tensor("before", before)
+        if before.shape != x.shape[1:] or not before.is_floating_point():
+            given = f"{before.dtype} of shape {list(before.shape)}"
+            raise UserError(f"before is {given}; it must be floating point of the shape of a step, {list(x.shape[1:])}")
 
 
 def check_tau_s(tau_s: float | Tensor) -> None:
@@ -323,8 +318,5 @@ def spikes_from_psc(psc: Tensor, tau_s: float | Tensor, before: Tensor | None = 
     The inverse of :func:`synapse`, up to rounding, with the same ``before``: compare its spikes with 0.5, not with 0.
     Differentiable. Raises UserError as :func:`synapse`.
     """
-    check_train("psc", psc)
-    check_tau_s(tau_s)
-    if before is not None:
-        check_before(before, psc)
+    _check("psc", psc, tau_s, before)
     return tau_s * psc - (tau_s - 1) * delayed(psc, before)

@@ -67,7 +67,7 @@ def computed_in(dtype: torch.dtype) -> torch.dtype:
 
 
 class Engine(ABC):
-    """Neurons on arrays. None of the methods is differentiable: :class:`tsslbp.functional.Crossing` is."""
+    """Neurons on arrays. None of the methods is differentiable: :class:`tsslbp.functional.Neurons` is."""
 
     title: ClassVar[str]
     """Its name in messages, in the plural: ``"the C++ kernels"``."""

@@ -61,9 +61,7 @@ class Reference(Engine):
         rest = membrane.new_zeros(CARRY, *membrane.shape[1:])
         before, after = (rest, rest) if state is None or carry is None else (state, carry)
         by_spike = formula.spike_gradient(given(gradient), given(error), given(membrane), neuron, before, after)
-        (by_spike,) = promised(formula, "spike_gradient", (by_spike,), (gradient, error, membrane), (membrane,))
         carried = formula.carried_error(given(error), given(membrane), neuron, after)
-        (carried,) = promised(formula, "carried_error", (carried,), (error, membrane), (membrane,))
         return gradient, back, constants_gradient(gradient, by_spike, carried, membrane, neuron, state)
 
 
