@@ -13,12 +13,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 import tsslbp
 from tsslbp import TSSL, Rule, Surrogate, UserError, kernels
-from tsslbp.encoding import Constant
 from tsslbp.layers import Dropout
 from tsslbp.network.network import Network
 from tsslbp.network.state import State
 from tsslbp.neuron import LIF
-from tsslbp.rules.surrogate import DERIVATIVES
 
 RULES = [
     *(
@@ -40,15 +38,10 @@ def sequence(steps, *shape, seed=0, dtype=torch.float64):
 
 
 def in_parts(current, lengths, **arguments):
-    x = current.value if isinstance(current, Constant) else current[0]
-    state, made = x.new_zeros(2, *x.shape), []
-    start = 0
-    for length in lengths:
-        steps = slice(start, start + length)
-        part = Constant(current.value, current.response[steps]) if isinstance(current, Constant) else current[steps]
+    state, made = None, []
+    for part in current.split(lengths):
         psc, state = tsslbp.lif_part(part, state, **arguments)
         made.append(psc)
-        start += length
     return torch.cat(made)
 
 
@@ -73,58 +66,6 @@ def test_parts_equal_the_whole(backend, lengths, neuron, rule, dtype, seed):
         assert torch.equal(of_parts, of_whole)
     else:  # PyTorch's logistic rounds by where a number lies in memory
         torch.testing.assert_close(of_parts, of_whole)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("rule", RULES, ids=tsslbp.rules.spec)
-def test_a_constant_current_in_parts(backend, rule):
-    value = (2 * sequence(4, 9)).requires_grad_()
-    current = Constant(value, torch.linspace(0.2, 1, 12, dtype=torch.float64))
-    arguments = {"tau_m": 5, "tau_s": 3, "rule": rule, "backend": backend}
-    whole, parts = tsslbp.lif(current, **arguments), in_parts(current, (5, 1, 6), **arguments)
-    assert torch.equal(parts, whole)
-    error = sequence(12, 4, 9, seed=1)
-    (of_whole,), (of_parts,) = (torch.autograd.grad(psc, value, error) for psc in (whole, parts))
-    torch.testing.assert_close(of_parts, of_whole)
-
-
-EVERY_RULE = st.builds(
-    TSSL,
-    psc_derivative=st.sampled_from(["amplitude", "timing"]),
-    inter=st.booleans(),
-    reset=st.booleans(),
-    leak=st.booleans(),
-    error_reset=st.booleans(),
-    fallback=st.sampled_from(["quiet", "no-spike", "never", "always"]),
-    clip=st.sampled_from([8.0, 1.0, 0.25]),
-    width=st.sampled_from([0.2, 0.55]),
-).filter(lambda rule: rule.takes_parts) | st.builds(
-    Surrogate, st.sampled_from(sorted(DERIVATIVES)), through_reset=st.booleans()
-)
-
-
-@pytest.mark.skipif("cpp" not in BACKENDS, reason="there is nothing to compare with")
-@given(
-    rule=EVERY_RULE,
-    steps=st.integers(1, 12),
-    constant=st.booleans(),
-    neuron=st.sampled_from([(5, 3, 1.0), (math.inf, 1, 0.5), (1, 7, 1.0), (10, 2.5, 0.3)]),
-    seed=st.integers(0, 99),
-)
-@settings(max_examples=300)
-def test_every_backend_hands_back_the_same(rule, steps, constant, neuron, seed):
-    """Of a part in the middle of a sequence: a state comes in at one end and a carry at the other."""
-    current, error = sequence(steps, 3, 7, seed=seed), sequence(steps, 3, 7, seed=seed + 100)
-    before, carry = sequence(2, 3, 7, seed=seed + 200), sequence(2, 3, 7, seed=seed + 300)
-    before[1].abs_()  # a post-synaptic current
-    found = []
-    for backend in ("reference", "cpp"):
-        x, state = (current[0] if constant else current).clone().requires_grad_(), before.clone().requires_grad_()
-        given_current = Constant(x, torch.linspace(0.3, 1, steps, dtype=x.dtype)) if constant else x
-        tau_m, tau_s, threshold = neuron
-        made = tsslbp.lif_part(given_current, state, tau_m=tau_m, tau_s=tau_s, threshold=threshold, rule=rule, backend=backend)
-        found.append(torch.autograd.grad(made, (x, state), (error, carry)))
-    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-11)
 
 
 def test_the_state_is_the_last_membrane_potential_and_current():
