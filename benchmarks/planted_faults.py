@@ -68,7 +68,7 @@ surrogate_reset_sign rules gradcheck: autograd gradient_passes
 surrogate_atan_slope rules: primitive surrogate
 - (lambda x: 1 / (1 + (math.pi / 2 * x) ** 2), 2.0)
 + (lambda x: 1 / (1 + (math.pi * x) ** 2), 2.0)
-eventprop_one_side eventprop: rule
+eventprop_one_side eventprop kernels: rule eventprop_equals
 - return 0.5 * (delayed(e) + e - error - advanced(error)) / neuron.tau_s  # (2)
 + return (e - error) / neuron.tau_s
 eventprop_no_membrane eventprop kernels: rule eventprop
@@ -89,6 +89,18 @@ tau_m_gradient_power constants: numbers stand_in
 threshold_gradient_sign constants: stand_in numbers
 - return ByConstant(tau_m, tau_s, -by_spike.sum(0))  # (15)
 + return ByConstant(tau_m, tau_s, by_spike.sum(0))
+synapse_adjoint_decay rules golden gradcheck: oracle golden gradient_passes
+- after = error_t / neuron.tau_s + decay * after
++ after = error_t / neuron.tau_s + decay * decay * after
+spikes_without_the_step_before neuron parts: undoes network_in_parts
+- return tau_s * psc - (tau_s - 1) * delayed(psc, before)
++ return tau_s * psc - (tau_s - 1) * delayed(psc)
+sum_pool_without_factor layers kernels: pooling
+- return pool.factor * F.avg_pool2d(x, pool.size, divisor_override=1)  # a mean
++ return F.avg_pool2d(x, pool.size, divisor_override=1)  # a mean
+parts_of_every_rule parts: takes_no_parts
+- if state is not None and learning and not rule.takes_parts:
++ if False:
 # Losses and metrics
 kernel_loss_without_half losses golden: by_hand gradient golden
 - return 0.5 * squares.sum()
@@ -102,8 +114,20 @@ desired_train_shifted losses golden: desired golden
 settled_one_step_late metrics: settled
 - return (different * steps).amax(0)
 + return (different * steps).amax(0) + 1
+count_loss_of_padding losses: mask
+- excess = beyond / steps
++ excess = beyond / psc.shape[0]
+rates_of_padding losses: rate
+- psc[steps - 1, torch.arange(len(steps), device=psc.device)]
++ psc[0 * steps - 1, torch.arange(len(steps), device=psc.device)]
+van_rossum_without_half spike_trains: known integral
+- return (squared / 2).clamp(min=0).sqrt()
++ return squared.clamp(min=0).sqrt()
+wilson_centre metrics: wilson
+- centre = share + z**2 / (2 * total)
++ centre = share + z**2 / total
 # Layers
-average_pool_of_a_row layers import: pooling average
+average_pool_of_a_row own_networks: pool
 - self.pool = Pool(self.size, 1 / self.size**2)
 + self.pool = Pool(self.size, 1 / self.size)
 dropout_not_held layers: dropout
@@ -115,6 +139,160 @@ fold_without_mean layer_sweep: folded
 padding_in_statistics layer_sweep: statistics
 - masked = inside is not None and self.training
 + masked = False
+dilation_dropped events layer_sweep exchange: geometry dilat
+- x, weight, stride=stride, padding=self.padding, dilation=self.dilation, groups=self.groups
++ x, weight, stride=stride, padding=self.padding, dilation=1, groups=self.groups
+lateral_gradient_cut recurrent: surrogate every_rule
+- heard = a if self.rule.through_lateral else a.detach()
++ heard = a.detach()
+adaptation_never_decays recurrent: by_hand loop_over
+- after = torch.add(s, b, alpha=1 - 1 / adaptation.tau_a)
++ after = torch.add(s, b)
+readout_by_the_synapse readout: voltage
+- self.neuron.tau_m, before)
++ self.neuron.tau_s, before)
+shortcut_from_the_last_layer own_networks layer_sweep: residual block shortcut
+- enters = Joined(signal, entering, self.shortcut) if
++ enters = Joined(signal, signal, None) if
+running_statistics_at_once own_networks layer_sweep distributed: norm statistics
+- MOMENTUM, EPSILON = 0.1, 1e-5
++ MOMENTUM, EPSILON = 0.9, 1e-5
+# Networks
+weights_change_unseen events: noticed between_parts
+- version(x) == before and x.data_ptr() == pointer
++ x.data_ptr() == pointer
+hooks_unseen as_one: otherwise changes other_ways
+- if any(self.hooks) or any(self.empty) or
++ if any(self.empty) or
+steps_of_a_part_lost events: parts sequence
+- return output, State(state.steps + steps, synapse,
++ return output, State(steps, synapse,
+response_from_the_first_step events: parts constant
+- response = constant_current(x, steps, net.neuron.tau_s, state.steps).response if static
++ response = constant_current(x, steps, net.neuron.tau_s).response if static
+masks_drawn_in_each_part parts draws: masks
+- keys = self._keys(x) if state.keys is None else state.keys
++ keys = self._keys(x)
+bias_gradient_of_one_step as_one: bit_for_bit
+- by_bias = delta.sum((0, 1, *range(3, delta.dim()))).to(bias.dtype)
++ by_bias = delta[0].sum((0, *range(2, delta.dim() - 1))).to(bias.dtype)
+shortcut_bias_lost events own_networks: spikes_equal shortcut block
+- bias = bias if beside is None else beside if bias is None else bias + beside
++ bias = bias if beside is None else beside
+strides_swapped events: geometry
+- (sh, sw), (ph, pw), (dh, dw) = layer.in_two_axes()
++ (sw, sh), (ph, pw), (dh, dw) = layer.in_two_axes()
+# Data
+mean_not_scaled data: normalise
+- offset = _per_channel((-m / s for m, s
++ offset = _per_channel((-m for m, s
+held_out_samples_stay data: hold_out split
+- shuffled_by_class[evenly_spaced])] = True
+-     return samples.select((~held).nonzero()[:, 0]),
++ shuffled_by_class[evenly_spaced])] = True
++     return samples,
+classes_by_alphabet own_data facts: classes
+- return not number, float(label) if number else 0.0, label
++ return False, 0.0, label
+bins_count_padding own_data: bins
+- device=x.device)).clamp(1, size)
++ device=x.device)).clamp(size, size)
+crop_misses_a_shift data: crop
+- rows = down % (2 * padding + 1) +
++ rows = down % (2 * padding) +
+poisson_repeats_a_step encoding: poisson
+- spikes[step] = prng.bits(prng.mix(keys, step),
++ spikes[step] = prng.bits(prng.mix(keys, 0),
+latency_one_step_late encoding: latency
+- first = torch.round((1 - wide) * (time_steps - 1)).long()
++ first = torch.round((1 - wide) * time_steps).long()
+# Training
+resume_repeats_batches training: interrupted_run
+- return order.split(self.config.batch_size)[self.state.step :]
++ return order.split(self.config.batch_size)
+resume_without_moments training: interrupted_run
+- optimizer.load_state_dict({**optimizer.state_dict(), "state": content["optimizer"]})
++ optimizer.load_state_dict(optimizer.state_dict())
+same_draws_in_every_epoch draws: epoch
+- keys = prng.mix(self.config.seed, self.state.epoch, mine) if
++ keys = prng.mix(self.config.seed, 1, mine) if
+schedule_stands_still training: schedule
+- self._rate_factor(state.step)
++ self._rate_factor(0)
+average_of_the_last_step training: average
+- average.lerp_(weight, 1 - decay)
++ average.lerp_(weight, decay)
+checkpoint_unchecked checkpoint: flipped
+- if hashlib.sha256(payload).digest() != digest:
++ if False:
+checkpoint_fills_memory checkpoint: unpack
+- if unpacked > len(payload):
++ if False:
+model_checksum_of_names facts: changed_weight
+- digest.update(weight.contiguous().numpy().data)
++ digest.update(b"")
+# Exchange
+nir_without_input_gain exchange: networks_spikes round_trip
+- "w_in": _each(tau_s, self.shape),
++ "w_in": _each(1.0, self.shape),
+nir_threshold_without_pools exchange: networks_spikes round_trip
+- "v_threshold": tau_s * threshold / gain,
++ "v_threshold": tau_s * threshold,
+nir_bias_not_scaled exchange: round_trip foreign
+- bias = c.leak * size + c.gain * size * (layer.bias + layer.lateral_bias)
++ bias = c.leak * size + c.gain * (layer.bias + layer.lateral_bias)
+c_decays_swapped c: c_computes
+- "membrane": whole.membrane if whole else floats([1 - 1 / links.tau_m]),
++ "membrane": whole.membrane if whole else floats([1 - 1 / links.tau_s]),
+c_bias_not_scaled c: c_computes
+- _array(bias) * scale, threshold * scale, rise)
++ _array(bias), threshold * scale, rise)
+integer_without_reset c: whole_numbers_by_hand whole_numbers_do
+- self.membrane = self.membrane * (1 - self.spikes)
++ self.membrane = self.membrane * 1
+few_bits_cut_off quantisation: whole_numbers_of quantising
+- if bits == "2" else clipped.round()
++ if bits == "2" else clipped.trunc()
+onnx_pads_one_side onnx: computes_what_the_model
+- "pads": padding * 2,
++ "pads": padding + [0] * len(padding),
+onnx_decays_swapped onnx: computes_what_the_model
+- w.op("Mul", before, _value(neuron.synapse_decay))
++ w.op("Mul", before, _value(neuron.membrane_decay))
+# Studies and commands
+energy_of_a_batch study: energy_of_a_hand energy_is
+- return _by_layer(made, len(run.test))
++ return _by_layer(made, len(made))
+bad_input_exits_with_1 cli: bad_input
+- streams.say(f"tsslbp: {' '.join(said.split())}")
+-         return 2
++ streams.say(f"tsslbp: {' '.join(said.split())}")
++         return 1
+no_answer_gets_equal_shares sklearn: prior
+- total = np.where(total.any(axis=1, keepdims=True), total, self.class_prior_)
++ total = np.where(total.any(axis=1, keepdims=True), total, 1.0)
+sample_weights_ignored sklearn: repetitions count
+- in_loss = weights * compute_sample_weight(
++ in_loss = 1.0 * compute_sample_weight(
+# Kernels in C++
+cpp_no_reset kernels: forward_equals
+- carried[j] = v * (s ? T(0) : c.membrane_decay(j));
++ carried[j] = v * c.membrane_decay(j);
+cpp_threshold_reached kernels: at_the_threshold
+- const bool s = v > c.threshold(j);
++ const bool s = v >= c.threshold(j);
+cpp_leak_at_a_spike kernels: tssl_equals
+- d += on<T>(leak, kept * (1 - s));
++ d += on<T>(leak, kept);
+cpp_tau_s_gradient constants: kernels_equal
+- tau_s[j] += s * (later[j] - error);
++ tau_s[j] += s * later[j];
+cpp_adaptation_not_reset recurrent_kernels: call_equals
+- current[i] -= layer.beta * (risen - c.membrane_decay(j) * (b[i] * (1 - s[i])));
++ current[i] -= layer.beta * (risen - c.membrane_decay(j) * b[i]);
+cpp_input_current events: parts hands
+- a[j] = x[j] / tau_s + decay * a[j];
++ a[j] = x[j] + decay * a[j];
 """
 
 
