@@ -127,7 +127,7 @@ wilson_centre metrics: wilson
 - centre = share + z**2 / (2 * total)
 + centre = share + z**2 / total
 # Layers
-average_pool_of_a_row own_networks: pool
+average_pool_of_a_row own_networks: windows
 - self.pool = Pool(self.size, 1 / self.size**2)
 + self.pool = Pool(self.size, 1 / self.size)
 dropout_not_held layers: dropout
