@@ -10,24 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
-from tsslbp.layers import (
-    BatchNorm,
-    Conv1d,
-    Conv2d,
-    Dropout,
-    Flatten,
-    Linear,
-    MaxPool,
-    Recurrent,
-    Residual,
-    Spiking,
-    SumPool,
-    Vote,
-)
-from tsslbp.layers.called import is_known
+from tsslbp.layers import BatchNorm, Spiking, Vote
 from tsslbp.layers.convolution import rows_and_columns
+from tsslbp.network.lower import affine, lower
+from tsslbp.network.program import INFERENCE, INPUT, Map, Program, Shape, Stage, Unsupported, require
 from tsslbp.neuron import LIF
 
 VECTOR = 64
@@ -36,8 +23,8 @@ COLUMNS = 8
 """Adjacent vectors of weights in a fully connected layer."""
 FEW = 16
 """Most channels of an input for which a plan has the first layer's response to a background."""
-NONE, INPUT = -2, -1
-"""Sources of a map that are not stages: nothing, or the network's input."""
+NONE = -2
+"""Source of a map that is not there."""
 
 
 class Declined(Exception):
@@ -46,7 +33,7 @@ class Declined(Exception):
 
 @dataclass(frozen=True)
 class _Heard:
-    """The signal that enters a layer: a stage's spikes, summed over windows of ``pool`` pixels (height, width)."""
+    """The signal that enters a map: spikes of a stage of the kernel, summed over windows of ``pool`` pixels (height, width)."""
 
     stage: int
     shape: tuple[int, int, int]
@@ -78,72 +65,43 @@ class Planner:
         self.net, self.axes, self.dtype = net, len(shape) - 1, dtypes.pop()
         self.vector = VECTOR // self.dtype.itemsize
         self.input = (shape[0], *rows_and_columns(shape[1:]))
-        self.heard = _Heard(INPUT, self.input, net.neuron.tau_s, flat=not self.axes)
+        self.sent = {INPUT: _Heard(INPUT, self.input, net.neuron.tau_s, flat=not self.axes)}
+        self.pools: dict[str, _Heard] = {}
         self.numbers: list[float] = []
         self.weights: list[Tensor] = []
         self.offset = self.stages = 0
         self.states: dict[str, tuple[int, int, tuple[int, ...]]] = {}
         self.state_size = math.prod(shape)
         self.parts = True
-        self.vote: Vote | None = None
-        self._walk()
+        program = _program(net)
+        self.vote: Vote | None = net.layers[-1] if program.voters > 1 else None
+        for number, stage in enumerate(program.stages):
+            self.sent[number] = self.stage(stage)
 
     def plan(self) -> Tensor:
         """The numbers that the kernel reads."""
         numbers = [*self.input, self.net.neuron.tau_s, self.stages, *self.numbers]
         return torch.tensor(numbers, dtype=torch.float64)
 
-    def _walk(self) -> None:
-        block, entered = None, self.heard
-        for name, layer, inside in self.net.unpacked():
-            _need(self.vote is None and not layer.training and is_known(layer))
-            _need(inside is None or (type(inside.block) is Residual and is_known(inside.block)))
-            if (inside and inside.name) != block:
-                block, entered = inside and inside.name, self.heard
-            if isinstance(layer, Spiking):
-                self.spiking(name, layer, entered if inside and inside.last else None, inside and inside.block.shortcut)
-            elif isinstance(layer, MaxPool | SumPool):
-                self.pool(layer)
-            elif type(layer) is Vote:
-                self.vote = layer
-            elif type(layer) is Flatten:
-                self.heard = replace(self.heard, flat=True)
+    def stage(self, stage: Stage) -> _Heard:
+        """Write a stage; returns what it sends."""
+        layer, heard = self.layer(stage.name), self.heard(stage.map)
+        weight, bias = _affine(self.net, stage.map)
+        shape = _image(stage.shape)
+        first, second = self.map(stage.map, weight, heard, shape), [float(NONE)]
+        if stage.shortcut is not None:
+            beside = self.heard(stage.shortcut)
+            _need(beside.stage != INPUT and beside.tau_s == heard.tau_s and stage.lateral is None)
+            if stage.shortcut.weight is None:
+                second = [beside.stage, *beside.pool, 0, 1, 1, 1, 1, 0, 0, 1, 1, 1, beside.factor, -1, -1]
             else:
-                _need(type(layer) is Dropout)
-        _need(self.stages > 0 and self.heard.pool == (1, 1) and self.heard.shape[1:] == (1, 1))
-
-    def spiking(self, name: str, layer: Spiking, entered: _Heard | None, shortcut: Spiking | None) -> None:
-        _need(type(layer) in (Linear, Conv1d, Conv2d, Recurrent) and layer.backend == "auto" and layer.by_changes)
-        _need(shortcut is None or is_known(shortcut))
-        heard, neuron = self.heard, layer.neuron
-        _need(_plain(neuron))
-        weight, bias = _affine(layer)
-        shape: tuple[int, int, int]
-        if isinstance(layer, (Conv1d, Conv2d)):
-            _need(self.axes == weight.dim() - 2)
-            sizes = layer.sizes(heard.shape[-self.axes :])
-            _need(min(sizes) > 0)
-            shape = (len(weight), *rows_and_columns(sizes))
-        else:
-            shape = (len(weight), 1, 1)
-        first = self.map(layer, weight, heard, shape)
-        second = [float(NONE)]
-        if entered is not None:
-            _need(entered.stage != INPUT and entered.tau_s == heard.tau_s and type(layer) is not Recurrent)
-            if shortcut is None:
-                _need(entered.shape == shape)
-                second = [entered.stage, *entered.pool, 0, 1, 1, 1, 1, 0, 0, 1, 1, 1, entered.factor, -1, -1]
-            else:
-                _need(type(shortcut) in (Linear, Conv1d, Conv2d))
-                more, beside = _affine(shortcut)
-                made = shortcut.sizes(entered.shape[-self.axes :]) if isinstance(shortcut, (Conv1d, Conv2d)) else ()
-                _need((len(more), *rows_and_columns(made)) == shape)
-                second = self.map(shortcut, more, entered, shape)
-                bias = bias if beside is None else beside if bias is None else bias + beside
-        lateral, adapting = -1, None
-        if isinstance(layer, Recurrent):
+                more, offset = _affine(self.net, stage.shortcut)
+                second = self.map(stage.shortcut, more, beside, shape)
+                bias = bias if offset is None else offset if bias is None else bias + offset
+        neuron, lateral, adapting = layer.neuron, -1, stage.unit.adaptation
+        if stage.lateral is not None:
             _need(heard.tau_s == neuron.tau_s)
-            lateral, adapting = self.rows(layer.effective_lateral().detach().t()), layer.adapting
+            lateral = self.rows(layer.effective_lateral().detach().t())
         self.numbers += [
             *shape,
             -1,
@@ -155,46 +113,72 @@ class Planner:
             *first,
             *second,
         ]
-        own = shape if isinstance(layer, Conv2d) else (shape[0], shape[2]) if isinstance(layer, Conv1d) else shape[:1]
-        self.states[name] = (self.state_size, layer.state_rows, own)
-        self.state_size += (layer.state_rows + 1) * math.prod(shape)
-        self.heard = _Heard(self.stages, shape, neuron.tau_s, flat=not isinstance(layer, (Conv1d, Conv2d)))
+        self.states[stage.name] = (self.state_size, layer.state_rows, stage.shape)
+        self.state_size += (layer.state_rows + 1) * stage.size
         self.stages += 1
+        return _Heard(self.stages - 1, shape, neuron.tau_s, flat=len(stage.shape) == 1)
 
-    def map(self, layer: Spiking, weight: Tensor, heard: _Heard, shape: tuple[int, int, int]) -> list[float]:
+    def layer(self, name: str) -> Any:
+        layer = self.net.layers.get_submodule(name)
+        _need(layer.backend == "auto" and layer.by_changes and _plain(layer.neuron))
+        return layer
+
+    def heard(self, by: Map) -> _Heard:
+        """What enters a map. Max pooling is a stage of the kernel; sums are the next map's."""
+        heard = self.sent[by.source]
+        for op in by.ops:
+            if op.kind == "flatten":
+                heard = replace(heard, flat=True)
+            elif op.kind in ("sum", "max"):
+                _need(heard.stage != INPUT and not heard.flat)
+                height, shape = op.size if self.axes == 2 else 1, _image(op.shape)
+                if op.kind == "sum":
+                    pool = (heard.pool[0] * height, heard.pool[1] * op.size)
+                    _need(math.prod(pool) <= 255)
+                    heard = replace(heard, shape=shape, pool=pool, factor=heard.factor * op.factor)
+                    continue
+                if op.name not in self.pools:
+                    self.numbers += [*shape, heard.stage, height, op.size]
+                    self.pools[op.name] = _Heard(self.stages, shape, heard.tau_s)
+                    self.stages += 1
+                    self.parts = False
+                heard = self.pools[op.name]
+        return heard
+
+    def map(self, by: Map, weight: Tensor, heard: _Heard, shape: tuple[int, int, int]) -> list[float]:
         """The numbers of a map, whose weights are added."""
         weight = weight * heard.factor
-        if isinstance(layer, (Conv1d, Conv2d)):
+        if by.kind == "convolution":
             two = weight if weight.dim() == 4 else weight.unsqueeze(2)
-            groups = layer.groups
-            (sh, sw), (ph, pw), (dh, dw) = layer.in_two_axes()
+            (sh, sw), (ph, pw), (dh, dw) = (
+                rows_and_columns(sizes, without) for sizes, without in ((by.stride, 1), (by.padding, 0), (by.dilation, 1))
+            )
             kh, kw = two.shape[2:]
-            _need(heard.shape[0] == two.shape[1] * groups and not heard.flat)
             # [kernel row, input channel, kernel column, neurons of its group]
-            by_group = two.unflatten(0, (groups, -1)).permute(3, 0, 2, 4, 1).flatten(1, 2)
+            by_group = two.unflatten(0, (by.groups, -1)).permute(3, 0, 2, 4, 1).flatten(1, 2)
             more = 0
-            if sw == 1 and dw == 1 and groups == 1:
+            if sw == 1 and dw == 1 and by.groups == 1:
                 by_group = by_group.flip(2).flatten(2)
                 more = self.vector - 1 if kw > 1 and len(weight) % self.vector else 0
             at, flat = self.rows(by_group, more), False
         else:
-            _need(weight.shape[1] == heard.features and heard.flat)
-            kh = kw = sh = sw = dh = dw = groups = 1
+            kh = kw = sh = sw = dh = dw = 1
             ph = pw = 0
             columns = weight
             if heard.stage != INPUT:  # the layout of trains is [row, column, channel]
                 columns = weight.unflatten(1, heard.shape).permute(0, 2, 3, 1).flatten(1)
             at, flat = self.columns(columns.t()), True
-        background = self.background(layer, weight, shape) if heard.stage == INPUT else -1
-        return [heard.stage, *heard.pool, flat, kh, kw, sh, sw, ph, pw, dh, dw, groups, 1, at, background]
+        background = self.background(by, weight, shape) if heard.stage == INPUT else -1
+        return [heard.stage, *heard.pool, flat, kh, kw, sh, sw, ph, pw, dh, dw, by.groups, 1, at, background]
 
-    def background(self, layer: Spiking, weight: Tensor, shape: tuple[int, int, int]) -> int:
+    def background(self, by: Map, weight: Tensor, shape: tuple[int, int, int]) -> int:
         """Add the first map's output for images that are 1 in one channel and 0 in the others; returns its offset."""
         channels, *pixels = self.net.architecture.input_shape
         if math.prod(pixels) == 1 or channels > FEW:
             return -1
         images = torch.eye(channels, dtype=self.dtype).view(channels, channels, *[1] * len(pixels)).expand(-1, -1, *pixels)
-        made = layer.convolve(images, weight) if isinstance(layer, (Conv1d, Conv2d)) else images.flatten(1) @ weight.t()
+        layer: Any = self.net.get_submodule(by.layer)
+        made = layer.convolve(images, weight) if by.kind == "convolution" else images.flatten(1) @ weight.t()
         lines = made.reshape(channels, shape[0], shape[1], shape[2]).permute(0, 2, 3, 1).flatten(2)
         return self.add(nn.functional.pad(lines, (0, -lines.shape[2] % self.vector + self.vector)))
 
@@ -215,36 +199,28 @@ class Planner:
         self.offset += len(numbers)
         return at
 
-    def pool(self, layer: MaxPool | SumPool) -> None:
-        heard, (c, h, w) = self.heard, self.heard.shape
-        size = layer.pool.size if isinstance(layer, SumPool) else layer.size
-        height = size if self.axes == 2 else 1
-        shape = (c, h // height, w // size)
-        _need(heard.stage != INPUT and not heard.flat and self.axes == len(layer.axes))
-        if isinstance(layer, SumPool):  # the next map sums the spikes
-            pool = (heard.pool[0] * height, heard.pool[1] * size)
-            _need(math.prod(pool) <= 255)
-            self.heard = replace(heard, shape=shape, pool=pool, factor=heard.factor * layer.pool.factor)
-            return
-        _need(heard.pool == (1, 1) and layer.tau_s == heard.tau_s)
-        self.numbers += [*shape, heard.stage, height, size]
-        self.heard = _Heard(self.stages, shape, heard.tau_s)
-        self.stages += 1
-        self.parts = False
+
+def _program(net: Any) -> Program:
+    try:
+        require(program := lower(net), INFERENCE)
+    except Unsupported as reason:
+        raise Declined from reason
+    return program
 
 
-def _affine(layer: Spiking) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias in evaluation."""
+def _image(shape: Shape) -> tuple[int, int, int]:
+    """A shape as channels, rows and columns."""
+    return (shape[0], *rows_and_columns(shape[1:]))
+
+
+def _affine(net: Any, by: Map) -> tuple[Tensor, Tensor | None]:
+    layer: Spiking = net.get_submodule(by.layer)
     own = (*layer.own_weights, *(["bias"] if layer.bias is not None else []))
-    _need(is_parametrized(layer) or {*own} <= layer._parameters.keys())  # nobody would notice changes of other tensors
-    weight, bias = layer.effective_weight().detach(), layer.bias
-    if layer.norm is None:
-        _need(bias is None or bias.shape == weight.shape[:1])
-        return weight, None if bias is None else bias.detach()
-    _need(type(layer.norm) is BatchNorm and is_known(layer.norm) and not layer.norm.training)
-    _need(all(x.shape == weight.shape[:1] for x in layer.norm.state_dict().values()))
-    factor, shift = layer.norm.affine()
-    return weight * factor.view(-1, *[1] * (weight.dim() - 1)), shift
+    _need({*own} <= layer._parameters.keys())  # nobody would notice changes of other tensors
+    if layer.norm is not None:
+        _need(type(layer.norm) is BatchNorm and not layer.norm.training)
+        _need(all(x.shape == layer.weight.shape[:1] for x in layer.norm.state_dict().values()))
+    return affine(net, by)
 
 
 def _plain(neuron: Any) -> bool:

@@ -151,6 +151,8 @@ class _Walk:
         }
         out, channels, *kernel = weight.shape
         wrong = Unsupported(f"layer {name!r} has weights {list(weight.shape)}, and {list(shape)} enters it")
+        if layer.bias is not None and layer.bias.shape != (out,):
+            raise Unsupported(f"layer {name!r} has a bias {list(layer.bias.shape)} for {out} neurons or channels")
         if isinstance(layer, Convolution):
             axes = len(kernel)
             if len(shape) != axes + 1 or shape[0] != channels * layer.groups or min(sizes := layer.sizes(shape[1:])) < 1:

@@ -23,7 +23,9 @@ from tsslbp.network import infer as events
 from tsslbp.network import train as as_one
 from tsslbp.network.architecture import PAPER, Architecture, make_layers, vary_constants
 from tsslbp.network.blocks import in_blocks
+from tsslbp.network.lower import lower
 from tsslbp.network.notation import folded, parse, written
+from tsslbp.network.program import Unsupported
 from tsslbp.network.state import State
 from tsslbp.neuron import CONSTANTS, LIF, spikes_from_psc, synapse
 from tsslbp.utils import imports, prng
@@ -169,6 +171,13 @@ class Network(StoresLayerConstants):
         return f"{a.network!r}, {how if self.is_spiking else a.neuron}, {weights:,} weights"
 
     extra_repr = describe
+
+    def __str__(self) -> str:
+        """The network in a line, then its program as a table; its modules as PyTorch prints them if it has no program."""
+        try:
+            return f"{self.describe()}\n\n{lower(self)}"
+        except Unsupported:
+            return repr(self)
 
     def is_static(self, x: Tensor) -> bool:
         """Whether network input is static samples, ``[B, ...]``, not sequences, ``[T, B, ...]``."""

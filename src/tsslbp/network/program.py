@@ -313,7 +313,9 @@ def require(program: Program, executor: str) -> None:
     """Raises Unsupported if an executor cannot compute a program; the line names the layer and what it has."""
     for name, case in cases(program):
         if executor not in CASES[case]:
-            raise Unsupported(f"layer {name!r} has {case}, which {executor} does not have here; docs/exchange.md has the table")
+            raise Unsupported(
+                f"layer {name!r} has {case}, which {executor} does not have here; docs/how-to-own-network.md has a table"
+            )
 
 
 def markdown() -> str:

@@ -19,11 +19,12 @@ from tsslbp.functional import refuse_second_derivative
 from tsslbp.kernels import Pool, choose
 from tsslbp.kernels.cpp import ENGINE, pooling
 from tsslbp.kernels.layout import Layout, flatten
-from tsslbp.layers import AvgPool2d, Conv1d, Conv2d, Dropout, Flatten, Linear, Recurrent, SumPool2d, Vote, products
-from tsslbp.layers.called import is_known
+from tsslbp.layers import Conv1d, Conv2d, Dropout, Linear, Recurrent, Vote, products
 from tsslbp.layers.sparse import SparseMap, by_signal, changes, dense_gradients, is_bf16, product, weight_gradient
 from tsslbp.network.cache import MEASURED, Modules, plans_of
 from tsslbp.network.infer import watched
+from tsslbp.network.lower import lower
+from tsslbp.network.program import TRAINING, Unsupported, require
 from tsslbp.neuron import LIF, synapse
 from tsslbp.utils import distributed
 from tsslbp.utils.imports import is_ours
@@ -220,8 +221,7 @@ def output(net: Any, x: Tensor, keys: Tensor | None = None, padded: bool = False
 
 def _plan(net: Any) -> Plan | Modules:
     modules = Modules(net)
-    fits = net.is_spiking and net.architecture.bits == "float" and not any(modules.hooks) and is_known(net)
-    parts = _parts(net) if fits else []
+    parts = [] if any(modules.hooks) else _parts(net)
     weights = [x for by in parts for x in by.weights]
     shared = len({*map(id, weights)} - {id(None)}) < sum(x is not None for x in weights)
     alone = any(x is not None and x.nbytes >= distributed.LARGE for x in weights)
@@ -241,36 +241,25 @@ def _plan(net: Any) -> Plan | Modules:
 
 
 def _parts(net: Any) -> list[_Part]:
-    """The layers of a network; none if it has others than these, or one does not fit the one before."""
-    parts, shape, flat, dropout = list[_Part](), net.architecture.input_shape, False, None
-    before: nn.Module | None = None
-    for _, layer, block in net.unpacked():
-        kind = type(layer)
-        if block is not None or not is_known(layer) or isinstance(before, Vote):
+    """The stages of a network; none if it has no program, or one that is not computed here."""
+    try:
+        require(program := lower(net), TRAINING)
+    except Unsupported:
+        return []
+    parts = list[_Part]()
+    for stage in program.stages:
+        layer, ops = net.layers.get_submodule(stage.name), list(stage.map.ops)
+        if parts and ops and ops[0].kind == "sum":
+            parts[-1].pool = net.layers.get_submodule(ops.pop(0).name).pool
+        if flat := bool(ops) and ops[0].kind == "flatten":
+            ops.pop(0)
+        dropout = net.layers.get_submodule(ops.pop(0).name) if ops and ops[0].kind == "dropout" else None
+        if ops or not _plain(layer) or (map_ := layer.sparse_map()) is None:
             return []
-        if kind is Flatten and dropout is None:
-            flat, shape = True, (math.prod(shape),)
-        elif kind is Dropout and dropout is None:
-            dropout = layer
-        elif kind in (SumPool2d, AvgPool2d) and isinstance(before, Conv2d):
-            parts[-1].pool, shape = layer.pool, (shape[0], *(size // layer.pool.size for size in shape[1:]))
-        elif kind in (Linear, Recurrent, Conv1d, Conv2d) and _plain(layer) and (map_ := layer.sparse_map()) is not None:
-            weight = layer.weight
-            if (
-                len(shape) != weight.dim() - 1
-                or shape[0] != weight.shape[1]
-                or (shape[1:] and not layer.can_be_bf16(shape[1:]))
-            ):
-                return []
-            shape = (len(weight), *map_.sizes(shape[1:]))
-            parts.append(_Part(layer, map_, flat, dropout if dropout and dropout.drops else None))
-            flat, dropout = False, None
-        elif kind is not Vote:
+        if stage.map.kind == "convolution" and not layer.can_be_bf16(stage.map.entering[1:]):
             return []
-        if min(shape) < 1:
-            return []
-        before = layer
-    return [] if flat or dropout else parts
+        parts.append(_Part(layer, map_, flat, dropout if dropout is not None and dropout.drops else None))
+    return parts
 
 
 def _plain(layer: Linear | Recurrent | Conv1d | Conv2d) -> bool:
