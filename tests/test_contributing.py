@@ -57,7 +57,7 @@ def test_without_a_compiler_the_package_installs_and_says_what_is_missing(tmp_pa
     shutil.copytree(ROOT / "src/tsslbp/kernels/csrc", tmp_path / "src/tsslbp/kernels/csrc")
     (tmp_path / "src/tsslbp/__init__.py").touch()
     for place in ("src/tsslbp/kernels", "built/tsslbp/kernels"):
-        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
         (tmp_path / place / "_cpu.abi3.so").write_bytes(b"of older source")
     build = [sys.executable, "setup.py", "build_ext", "--inplace", "build", "--build-lib", "built"]
     environment = {**os.environ, "CC": "false", "CXX": "false"}
