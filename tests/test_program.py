@@ -15,7 +15,7 @@ from tsslbp.exchange.outgoing import plain
 from tsslbp.layers import Conv2d, Flatten, Linear, MaxPool2d, Vote
 from tsslbp.network import infer, train
 from tsslbp.network.lower import affine, lower
-from tsslbp.network.program import CASES, EXECUTORS, INFERENCE, NIR, ONNX, TRAINING, C, Unsupported, cases, difference, markdown
+from tsslbp.network.program import CASES, EXECUTORS, INFERENCE, NIR, ONNX, TRAINING, C, cases, difference, markdown
 from tsslbp.training.model import as_model
 from tsslbp.utils.errors import UserError
 
@@ -141,7 +141,7 @@ def changed(change):
 )
 def test_what_has_no_place_is_named(change, said):
     net = changed(change)
-    with pytest.raises(Unsupported, match=said):
+    with pytest.raises(UserError, match=said):
         lower(net)
     assert str(net) == repr(net)
 

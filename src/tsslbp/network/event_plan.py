@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from tsslbp.layers import BatchNorm, Spiking, Vote
 from tsslbp.layers.convolution import rows_and_columns
 from tsslbp.network.lower import affine, lower
-from tsslbp.network.program import INFERENCE, INPUT, Map, Program, Shape, Stage, Unsupported, require
+from tsslbp.network.program import INFERENCE, INPUT, Map, Program, Shape, Stage, require
 from tsslbp.neuron import LIF
+from tsslbp.utils.errors import UserError
 
 VECTOR = 64
 """Bytes of a vector in the kernel; rows of weights are padded to whole vectors."""
@@ -203,7 +204,7 @@ class Planner:
 def _program(net: Any) -> Program:
     try:
         require(program := lower(net), INFERENCE)
-    except Unsupported as reason:
+    except UserError as reason:
         raise Declined from reason
     return program
 

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from tsslbp.layers import Convolution, Dropout, Flatten, Linear, MaxPool, Readout, Recurrent, Residual, Spiking, SumPool, Vote
-from tsslbp.layers.called import in_order, is_known, kind_of
+from tsslbp.layers.called import in_order
 from tsslbp.layers.convolution import each_axis
-from tsslbp.network.program import INPUT, Constant, Map, Op, Program, Ref, Shape, Stage, Unit, Unsupported
+from tsslbp.layers.noted import check_kinds
+from tsslbp.network.program import INPUT, Constant, Map, Op, Program, Ref, Shape, Stage, Unit
+from tsslbp.utils.errors import UserError
 
 if TYPE_CHECKING:
     from tsslbp.network.network import Network
@@ -18,25 +20,14 @@ def lower(net: "Network") -> Program:
     """The program of a network, which stays true while its modules and their attributes are the same (``cache.py``).
 
     Raises:
-        Unsupported: forward hooks, classes of one's own, layers that do not follow one another; the line names the layer.
+        UserError: forward hooks, classes of one's own, layers that do not follow one another; the line names the layer.
     """
-    for name, module in net.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks:
-            raise Unsupported(
-                f"{name or 'the network'} has forward hooks, which no file holds; remove them (torch.nn.utils.prune.remove "
-                "makes pruning last)"
-            )
-        if not is_known(module):
-            kind = kind_of(module)
-            raise Unsupported(
-                f"{name or 'the network'} is {kind.__module__}.{kind.__name__} with methods of its own; only tsslbp's "
-                "own classes are written"
-            )
+    check_kinds(net)
     walk = _Walk(net)
     for name, layer in in_order(net.layers):
         walk.layer(name, layer)
     if not walk.stages or walk.ops or len(walk.shape) != 1:
-        raise Unsupported(f"layer {name!r} comes last; a network ends with fully connected neurons, and perhaps a vote")
+        raise UserError(f"layer {name!r} comes last; a network ends with fully connected neurons, and perhaps a vote")
     a = net.architecture
     return Program(a.input_shape, net.time_steps, net.neuron.tau_s, tuple(walk.stages), walk.voters, a.bits)
 
@@ -67,7 +58,7 @@ class _Walk:
     def layer(self, name: str, layer: nn.Module, beside: Map | None = None) -> None:
         """Add a layer. ``beside`` is the shortcut to its neurons."""
         if self.voters > 1:
-            raise Unsupported(f"layer {name!r} follows the vote, which must be last")
+            raise UserError(f"layer {name!r} follows the vote, which must be last")
         match layer:
             case Flatten():
                 self._op(name, "flatten", (math.prod(self.shape),))
@@ -82,7 +73,7 @@ class _Walk:
             case Spiking():
                 self._stage(name, layer, beside)
             case _:
-                raise Unsupported(f"layer {name!r} is {type(layer).__name__}, which has no place in a program")
+                raise UserError(f"layer {name!r} is {type(layer).__name__}, which has no place in a program")
 
     def _op(self, name: str, kind: str, shape: Shape, size: int = 1, factor: float = 1.0) -> None:
         self.ops, self.shape = (*self.ops, Op(kind, name, shape, size, factor)), shape  # type: ignore[arg-type]
@@ -91,16 +82,16 @@ class _Walk:
         channels, *sizes = self.shape
         shape = (channels, *(size // layer.size for size in sizes))
         if len(sizes) != len(layer.axes) or min(shape) < 1:
-            raise Unsupported(f"layer {name!r} pools {len(layer.axes)} axes of {list(self.shape)}")
+            raise UserError(f"layer {name!r} pools {len(layer.axes)} axes of {list(self.shape)}")
         if isinstance(layer, SumPool):
             self._op(name, "sum", shape, layer.size, layer.pool.factor)
             return
         if self.source == INPUT or any(op.kind == "sum" for op in self.ops):
-            raise Unsupported(
+            raise UserError(
                 f"layer {name!r} takes the maximum of what are no spikes; put it directly behind a layer with neurons"
             )
         if self.stages[self.source].unit.tau_s != layer.tau_s:
-            raise Unsupported(f"layer {name!r} has tau_s {layer.tau_s:g}; it must be that of the neurons before it")
+            raise UserError(f"layer {name!r} has tau_s {layer.tau_s:g}; it must be that of the neurons before it")
         self._op(name, "max", shape, layer.size)
 
     def _block(self, name: str, block: Residual) -> None:
@@ -118,7 +109,7 @@ class _Walk:
         if beside is not None:
             through = self._map_shape(beside)
             if through != shape:
-                raise Unsupported(f"layer {name!r} makes {list(shape)}, and the shortcut of its block {list(through)}")
+                raise UserError(f"layer {name!r} makes {list(shape)}, and the shortcut of its block {list(through)}")
         lateral = self._ref(name, "lateral") if isinstance(layer, Recurrent) else None
         self.stages.append(Stage(name, shape, made, self._unit(name, layer), beside, lateral))
         self.source, self.shape, self.ops = len(self.stages) - 1, shape, ()
@@ -150,9 +141,9 @@ class _Walk:
             "bits": layer.bits,
         }
         out, channels, *kernel = weight.shape
-        wrong = Unsupported(f"layer {name!r} has weights {list(weight.shape)}, and {list(shape)} enters it")
+        wrong = UserError(f"layer {name!r} has weights {list(weight.shape)}, and {list(shape)} enters it")
         if layer.bias is not None and layer.bias.shape != (out,):
-            raise Unsupported(f"layer {name!r} has a bias {list(layer.bias.shape)} for {out} neurons or channels")
+            raise UserError(f"layer {name!r} has a bias {list(layer.bias.shape)} for {out} neurons or channels")
         if isinstance(layer, Convolution):
             axes = len(kernel)
             if len(shape) != axes + 1 or shape[0] != channels * layer.groups or min(sizes := layer.sizes(shape[1:])) < 1:
@@ -161,7 +152,7 @@ class _Walk:
             place = {"stride": stride, "padding": padding, "dilation": dilation, "groups": layer.groups}
             return Map(source, ops, shape, "convolution", **beside, **place), (out, *sizes)  # type: ignore[arg-type]
         if not isinstance(layer, Linear | Recurrent):
-            raise Unsupported(f"layer {name!r} is {type(layer).__name__}, which has no place in a program")
+            raise UserError(f"layer {name!r} is {type(layer).__name__}, which has no place in a program")
         if shape != (channels,):
             raise wrong
         return Map(source, ops, shape, "dense", **beside), (out,)  # type: ignore[arg-type]

@@ -25,7 +25,6 @@ from tsslbp.network.architecture import PAPER, Architecture, make_layers, vary_c
 from tsslbp.network.blocks import in_blocks
 from tsslbp.network.lower import lower
 from tsslbp.network.notation import folded, parse, written
-from tsslbp.network.program import Unsupported
 from tsslbp.network.state import State
 from tsslbp.neuron import CONSTANTS, LIF, spikes_from_psc, synapse
 from tsslbp.utils import imports, prng
@@ -176,7 +175,7 @@ class Network(StoresLayerConstants):
         """The network in a line, then its program as a table; its modules as PyTorch prints them if it has no program."""
         try:
             return f"{self.describe()}\n\n{lower(self)}"
-        except Unsupported:
+        except UserError:
             return repr(self)
 
     def is_static(self, x: Tensor) -> bool:

@@ -23,10 +23,6 @@ INPUT = -1
 """Number of the network's input, in place of a stage."""
 
 
-class Unsupported(UserError):
-    """A layer has no place in a program, or an executor cannot compute a stage; the message names it."""
-
-
 @dataclass(frozen=True)
 class Ref:
     """A tensor of the network by name, such as ``layers.conv1.weight``."""
@@ -310,10 +306,10 @@ def _of_stage(stage: Stage) -> dict[str, bool]:
 
 
 def require(program: Program, executor: str) -> None:
-    """Raises Unsupported if an executor cannot compute a program; the line names the layer and what it has."""
+    """Raises UserError if an executor cannot compute a program; the line names the layer and what it has."""
     for name, case in cases(program):
         if executor not in CASES[case]:
-            raise Unsupported(
+            raise UserError(
                 f"layer {name!r} has {case}, which {executor} does not have here; docs/how-to-own-network.md has a table"
             )
 

@@ -24,9 +24,10 @@ from tsslbp.layers.sparse import SparseMap, by_signal, changes, dense_gradients,
 from tsslbp.network.cache import MEASURED, Modules, plans_of
 from tsslbp.network.infer import watched
 from tsslbp.network.lower import lower
-from tsslbp.network.program import TRAINING, Unsupported, require
+from tsslbp.network.program import TRAINING, require
 from tsslbp.neuron import LIF, synapse
 from tsslbp.utils import distributed
+from tsslbp.utils.errors import UserError
 from tsslbp.utils.imports import is_ours
 from tsslbp.utils.signals import Constant, constant_current
 
@@ -244,7 +245,7 @@ def _parts(net: Any) -> list[_Part]:
     """The stages of a network; none if it has no program, or one that is not computed here."""
     try:
         require(program := lower(net), TRAINING)
-    except Unsupported:
+    except UserError:
         return []
     parts = list[_Part]()
     for stage in program.stages:
