@@ -158,3 +158,13 @@ def test_a_network_prints_its_program():
     assert "'3C3-P2-4'" in said
     assert "  pool1" in said
     assert said.endswith("T = 4")
+
+
+def test_dropout_that_is_left_in_training_drops():
+    """As where several masks tell how certain a network is."""
+    net = made("20-4", FLAT, {"dropout": 0.5}).eval()
+    x = torch.rand(8, *FLAT) * 5
+    with torch.no_grad():
+        assert infer.plan(net, x) is not None
+        net.layers.dropout1.train()
+        assert infer.plan(net, x) is None

@@ -58,6 +58,7 @@ class Planner:
 
     def __init__(self, net: Any, tensors: list[Tensor]) -> None:
         dtypes = {tensor.dtype for tensor in tensors}
+        _need(not any(module.training for module in net.modules()))  # a dropout alone may be
         _need(_plain(net.neuron) and len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64})
         _need(all(type(x) in (Tensor, nn.Parameter) and not x.is_inference() and x.device.type == "cpu" for x in tensors))
         _need(not any(x.is_shared() for x in tensors))  # other processes may change them

@@ -1,9 +1,9 @@
 """A network as a program: its stages, each a linear map and then units, as one small immutable description.
 
-    modules, notation, NIR  -> lower() ->  Program  ->  training, inference, export, operation counts, the summary table
+    modules  ── lower() ──►  Program  ──►  training (train.py), inference (infer.py), the table that a network prints
 
-A program holds no numbers of weights. It names them by :class:`Ref`, so training reads them anew in each step, and an export
-reads them once. ``lower.py`` makes programs. What an executor cannot compute is in one table, :data:`CASES`.
+A program holds no numbers of weights. It names them by :class:`Ref`, so that training reads them anew in each step.
+``lower.py`` makes programs. What an executor cannot compute is in one table, :data:`CASES`.
 """
 
 import math
