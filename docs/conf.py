@@ -24,11 +24,18 @@ myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 python_maximum_signature_line_length = 100
-PLAIN = "architecture|automatic|crossing|declared|filters|imports|kernels|model_file|settings"
-NO_PAGE = rf"tsslbp\.({PLAIN}|data\.(audio|found|readers|sample_values)|layers\.(called|state_dicts)|training\.score)(\..*)?"
+NO_PAGE = "|".join(
+    [
+        "functional|kernels|rules.get|utils.(fields|imports)",
+        "network.(architecture|model_file|notation.parse)",
+        "layers.(called|state_dicts)",
+        "data.(audio|filters|found|readers|sample_values)",
+        "training.(automatic|score|settings)",
+    ]
+)
 nitpick_ignore_regex = [
     ("py:.*", r"(?!tsslbp\.[a-z]).*"),  # names of Python and PyTorch, and of types
-    ("py:.*", NO_PAGE),
+    ("py:.*", rf"tsslbp.({NO_PAGE})(\..*)?"),
     ("py:.*", r"tsslbp\..*(\._\w+|\.T|Numbers)"),
 ]
 
